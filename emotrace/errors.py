@@ -1,0 +1,33 @@
+"""Errors a user can act on: each says what was wrong, where, and what to do next."""
+
+
+class EmotraceError(Exception):
+    """Base of every error that emotrace raises on purpose."""
+
+
+class DataError(EmotraceError):
+    """A record, split or file of scenarios is malformed; the message names file, line and field."""
+
+
+class ModelError(EmotraceError):
+    """A model cannot be loaded, or its family lacks what was asked; the message names the model and what would work."""
+
+
+class PlanError(EmotraceError):
+    """An edit does not fit the model; the message names the edit, the layer, the shape and what would fit."""
+
+
+class EditMissed(EmotraceError):
+    """An edit touched fewer (row, step) pairs than it declared, so its result cannot be trusted."""
+
+
+class CircuitError(EmotraceError):
+    """A circuit cannot be assembled, or does not belong to the model it is used on."""
+
+
+class ArtifactError(EmotraceError):
+    """A saved result cannot be read: not safetensors, wrong kind, wrong schema version, or missing fields."""
+
+
+class RunError(EmotraceError):
+    """A protocol or a run folder is unusable; the message names the protocol, parameter or file."""

@@ -1,0 +1,1 @@
+"""Judges: blind readers of replies. None is ever told which emotion was asked for."""

@@ -1,0 +1,1 @@
+"""Protocols, run folders, the stage cache and manifests."""

@@ -1,0 +1,1 @@
+"""Every nnsight trace that the API needs: capture, edits, suffixes, generation."""
