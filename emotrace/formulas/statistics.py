@@ -1,0 +1,181 @@
+"""Intervals and tests whose unit is the scenario, not the reply (DESIGN section 4, Evaluation).
+
+Replies of one scenario share its text, so they are not independent: everything here resamples or flips whole clusters.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from emotrace.errors import DataError
+
+LEVEL = 0.95
+FLIPS = 9999
+FEW = 10
+"""With fewer clusters than this that hold a success (or a failure), a percentile bootstrap of a share undercovers."""
+
+_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its 95 % interval; ``method`` is ``bootstrap``, ``wilson`` or ``square-and-add``."""
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b, its 95 % interval, and the two-sided p value of "each cluster's sign is chance"."""
+
+    difference: float
+    interval: Interval
+    p: float
+
+
+def cluster_bootstrap(
+    values: Sequence[float] | NDArray[Any],
+    clusters: Sequence[Hashable] | NDArray[Any],
+    *,
+    draws: int = 2000,
+    seed: int,
+) -> Interval:
+    """Mean of ``values`` [N] with a percentile bootstrap interval that resamples whole ``clusters`` [N].
+
+    The statistic of a resample is (sum of its clusters' sums) / (sum of their counts), so clusters of unequal size keep
+    their weight. Raises ``DataError`` for lengths that differ, values that are not finite, or fewer than two clusters:
+    variation between scenarios cannot be estimated from one.
+    """
+    sums, counts = _per_cluster(values, clusters)
+    if len(sums) < 2:
+        raise DataError(
+            f"an interval over scenarios needs at least 2 of them, got {len(sums)}: evaluate more scenarios"
+        )
+    result = stats.bootstrap(
+        (sums, counts),
+        _ratio,
+        n_resamples=draws,
+        batch=max(1, _CELLS // len(sums)),
+        vectorized=True,
+        paired=True,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Interval(float(sums.sum() / counts.sum()), float(interval.low), float(interval.high), "bootstrap")
+
+
+def proportion_interval(
+    successes: Sequence[bool] | NDArray[Any],
+    clusters: Sequence[Hashable] | NDArray[Any],
+    *,
+    seed: int,
+    draws: int = 2000,
+) -> Interval:
+    """Share of ``successes`` [N] with its interval: cluster bootstrap in the middle, Wilson near 0 and 1.
+
+    "Near" means that fewer than ``FEW`` clusters hold a success, or fewer than ``FEW`` a failure. Wilson's interval
+    then takes n / design effect for n: the clustered variance of the share over the binomial one, both with one further
+    cluster of average size that holds only the rarer outcome. From a handful of rare outcomes a design effect cannot be
+    estimated; this pulls it to the worst case (a scenario's replies all agree), which it equals when every outcome is
+    the same. It is kept within 1 and the largest cluster's size. One cluster is allowed and gives a wide interval.
+    Raises ``DataError`` for lengths that differ, no values, or values other than 0 and 1.
+    """
+    sums, counts = _per_cluster(successes, clusters)
+    if not np.isin(np.asarray(successes, dtype=np.float64), (0.0, 1.0)).all():
+        raise DataError("successes must be true or false (1 or 0) per reply; use cluster_bootstrap for other values")
+    if min((sums > 0).sum(), (sums < counts).sum()) >= FEW:
+        return cluster_bootstrap(successes, clusters, draws=draws, seed=seed)
+    n = float(counts.sum())
+    share = float(sums.sum() / n)
+    effective = n / _design_effect(sums, counts)
+    low, high = proportion_confint(share * effective, effective, alpha=1 - LEVEL, method="wilson")
+    return Interval(share, max(0.0, min(share, float(low))), min(1.0, max(share, float(high))), "wilson")
+
+
+def paired_difference(
+    a: Sequence[float] | NDArray[Any],
+    b: Sequence[float] | NDArray[Any],
+    clusters: Sequence[Hashable] | NDArray[Any],
+    *,
+    seed: int,
+    draws: int = 2000,
+) -> PairedDifference:
+    """Mean of ``a`` - ``b`` (both [N], aligned row by row) with interval and p value, by ``clusters`` [N].
+
+    The interval is the cluster bootstrap of the differences. When ``a`` or ``b`` is a true/false outcome near 0 or 1
+    (see ``proportion_interval``), that bootstrap can collapse to a point; then the two shares' own intervals are
+    combined by Newcombe's square-and-add (1998, method 10 without its correlation term, so it errs on the wide side).
+    The p value flips the sign of whole clusters' differences (all flips when there are at most ``FLIPS`` of them).
+    Raises ``DataError`` for lengths that differ, values that are not finite, or fewer than two clusters.
+    """
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if left.shape != right.shape:
+        raise DataError(f"paired values must align row by row: a has shape {left.shape}, b {right.shape}")
+    interval = cluster_bootstrap(left - right, clusters, draws=draws, seed=seed)
+    own = [_own_interval(values, clusters, draws, seed) for values in (left, right)]
+    if any(part.method == "wilson" for part in own):
+        first, second = own
+        below = np.hypot(first.estimate - first.low, second.high - second.estimate)
+        above = np.hypot(first.high - first.estimate, second.estimate - second.low)
+        middle = interval.estimate
+        interval = Interval(middle, max(-1.0, middle - below), min(1.0, middle + above), "square-and-add")
+    sums_a, counts = _per_cluster(left, clusters)
+    sums_b, _ = _per_cluster(right, clusters)
+    test = stats.permutation_test(
+        (sums_a / counts.sum(), sums_b / counts.sum()),
+        _difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        batch=max(1, _CELLS // len(counts)),
+        rng=np.random.default_rng(seed),
+    )
+    return PairedDifference(interval.estimate, interval, float(test.pvalue))
+
+
+def _own_interval(values: NDArray[np.float64], clusters: Any, draws: int, seed: int) -> Interval:
+    if np.isin(values, (0.0, 1.0)).all():
+        return proportion_interval(values, clusters, draws=draws, seed=seed)
+    return cluster_bootstrap(values, clusters, draws=draws, seed=seed)
+
+
+def _per_cluster(values: Any, clusters: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and counts [G], clusters in sorted order so that the row order never changes a result."""
+    flat = np.asarray(values, dtype=np.float64)
+    names = np.asarray(clusters)
+    if flat.ndim != 1 or names.shape != flat.shape:
+        raise DataError(f"values and clusters must both be [N], got {flat.shape} and {names.shape}")
+    if not len(flat):
+        raise DataError("no values: an interval needs at least one reply")
+    if not np.isfinite(flat).all():
+        raise DataError(
+            f"{int((~np.isfinite(flat)).sum())} of {len(flat)} values are not finite; leave those replies out"
+        )
+    _, index = np.unique(names, return_inverse=True)
+    return np.bincount(index, weights=flat).astype(np.float64), np.bincount(index).astype(np.float64)
+
+
+def _design_effect(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    mostly = sums.sum() * 2 >= counts.sum()
+    sums, counts = np.append(sums, 0.0 if mostly else counts.mean()), np.append(counts, counts.mean())
+    n, share, groups = counts.sum(), sums.sum() / counts.sum(), len(counts)
+    clustered = groups / (groups - 1) * np.square(sums - share * counts).sum() / n**2
+    return float(np.clip(clustered / (share * (1 - share) / n), 1.0, counts.max()))
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    return np.asarray((a - b).sum(axis=axis))
