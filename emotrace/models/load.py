@@ -1,0 +1,79 @@
+"""From a name, a folder, a Hugging Face model or an nnsight model to a :class:`~emotrace.models.traced.Model`."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnsight import TransformersModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from emotrace.errors import ModelError
+from emotrace.models.traced import Model
+
+BUNDLED = Path(str(resources.files("emotrace.models"))) / "bundled" / "weights"
+
+
+def load(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    remote: bool = False,
+) -> Model:
+    """A model ready to study.
+
+    Args:
+        model: ``"bundled"``, a folder, a Hub id, a Hugging Face model (give ``tokenizer=``), or an nnsight model,
+            which is used as it is and never changed.
+        tokenizer: for a Hugging Face model in memory.
+        dtype: torch dtype or its name; the bundled model's default is float32, any other model's is its own.
+        device: where to put the weights; ``"auto"`` lets accelerate place them.
+        remote: run on NDIF; weights are not loaded here.
+
+    Raises:
+        ModelError: nothing loads under that name, the family is unknown, or options do not fit together.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        return _load_named(str(model), dtype, device, remote)
+    if dtype is not None or device is not None:
+        raise ModelError("dtype= and device= apply to models loaded by name; set them on the model itself")
+    if hasattr(model, "trace") and hasattr(model, "_module"):
+        if getattr(model, "tokenizer", None) is None:
+            raise ModelError("the nnsight model has no tokenizer; build it with tokenizer=")
+        return Model(model, identity=_name_of(model._module), remote=remote)
+    if isinstance(model, torch.nn.Module):
+        if tokenizer is None:
+            raise ModelError("a Hugging Face model in memory needs tokenizer=")
+        wrapped = TransformersModel(model.eval(), tokenizer=tokenizer, task="text-generation")
+        return Model(wrapped, identity=_name_of(model))
+    raise ModelError(f"cannot load a {type(model).__name__}: give a name, a folder, a Hugging Face or an nnsight model")
+
+
+def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.device | None, remote: bool) -> Model:
+    bundled = name == "bundled"
+    source = str(BUNDLED) if bundled else name
+    if bundled and not (BUNDLED / "config.json").is_file():
+        raise ModelError(
+            f"the bundled model is missing from {BUNDLED}; train it: python -m emotrace.models.bundled.train"
+        )
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype or (torch.float32 if bundled else "auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if remote:
+            nn = TransformersModel(source, tokenizer=tokenizer, task="text-generation")
+            return Model(nn, identity=name, remote=True)
+        placement = {"device_map": "auto"} if device == "auto" else {}
+        weights = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, **placement)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+    if device is not None and device != "auto":
+        weights = weights.to(device)
+    return Model(TransformersModel(weights.eval(), tokenizer=tokenizer, task="text-generation"), identity=name)
+
+
+def _name_of(module: Any) -> str:
+    return str(getattr(module.config, "_name_or_path", "") or type(module).__name__)

@@ -1,0 +1,180 @@
+"""One pass over prompts (and their replies) that sums all four sites; only sums leave the trace."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import nnsight
+import torch
+
+from emotrace.artifacts import Artifact
+from emotrace.errors import DataError
+from emotrace.ledger import Ledger, MemoryLedger, Sums
+from emotrace.models.traced import Model
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+
+PLACES = ("last", "reply")
+SITES = ("heads", "resid_attn", "neurons", "resid_mlp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One teacher-forced sequence: a prompt under a condition, and the reply whose tokens are averaged.
+
+    Attributes:
+        condition: index into the conditions of the capture.
+        prompt: token ids of the rendered prompt, generation prompt included.
+        reply: token ids of the reply without the end of turn; empty when only the last prompt token matters.
+    """
+
+    condition: int
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statistics(Artifact):
+    """Means of activations per condition, at the last prompt token and over reply tokens.
+
+    Attributes:
+        conditions: names, the first axis of every tensor (C of them).
+        count: int64 ``[C]`` samples.
+        last: means at the last prompt token: ``heads [C, L, H, d]``, ``neurons [C, L, F]``, ``resid_attn`` and
+            ``resid_mlp [C, L, D]``, ``rms [C, L, 2]`` (mean of the root mean square of both residual sites), float64.
+        reply: the same, each reply averaged over its tokens first.
+    """
+
+    conditions: tuple[str, ...]
+    count: torch.Tensor
+    last: Mapping[str, torch.Tensor]
+    reply: Mapping[str, torch.Tensor]
+
+    def at(self, place: str) -> Mapping[str, torch.Tensor]:
+        """``last`` or ``reply``; raises ``KeyError`` for another word."""
+        return {"last": self.last, "reply": self.reply}[place]
+
+
+def capture(
+    model: Model,
+    samples: Sequence[Sample],
+    conditions: Sequence[str],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> Statistics:
+    """Mean activations of every condition at all four sites, in one pass.
+
+    Memory does not grow with the number of samples: the state is sums and counts, in float64 whatever the model's dtype.
+
+    Raises:
+        DataError: no samples, or a condition without any.
+    """
+    if not samples:
+        raise DataError("nothing to capture: no samples were given")
+    missing = [name for i, name in enumerate(conditions) if all(s.condition != i for s in samples)]
+    if missing:
+        raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")
+    batches = plan_batches([len(s.prompt) + len(s.reply) for s in samples], batch_tokens)
+
+    def work(rows: tuple[int, ...]) -> Sums:
+        return _batch_sums(model, [samples[row] for row in rows], len(conditions))
+
+    sums = (ledger or MemoryLedger()).fold("capture", batches, work)
+    count = torch.zeros(len(conditions), dtype=torch.int64)
+    for sample in samples:
+        count[sample.condition] += 1
+    replies = torch.zeros(len(conditions), dtype=torch.int64)
+    for sample in samples:
+        replies[sample.condition] += bool(sample.reply)
+    means: dict[str, dict[str, torch.Tensor]] = {}
+    for place, divisor in zip(PLACES, (count, replies), strict=True):
+        means[place] = {
+            site: _split_heads(model, site, sums[f"{place}/{site}"])
+            / divisor.clamp(min=1).view(-1, *[1] * (sums[f"{place}/{site}"].ndim - 1 + (site == "heads")))
+            for site in (*SITES, "rms")
+        }
+    return Statistics(tuple(conditions), count, means["last"], means["reply"])
+
+
+def _split_heads(model: Model, site: str, sums: torch.Tensor) -> torch.Tensor:
+    return sums.unflatten(-1, (model.sizes.heads, model.sizes.head_width)) if site == "heads" else sums
+
+
+def _batch_sums(model: Model, samples: Sequence[Sample], conditions: int) -> Sums:
+    batch = pad_left([[*s.prompt, *s.reply] for s in samples], model.pad_token)
+    rows, columns, weights = _selection(samples, batch.ids.shape[1], conditions)
+    device = model.device
+    ids, mask = batch.ids.to(device), batch.mask.to(device)
+    rows, columns, weights = rows.to(device), columns.to(device), weights.to(device)
+    sites = [
+        (model.out_proj[i], model.mid_norm[i], model.down_proj[i], model.blocks[i]) for i in range(len(model.blocks))
+    ]
+    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
+        with torch.no_grad():
+            out = nnsight.save([])
+            for out_proj, mid_norm, down_proj, block in sites:
+                heads = out_proj.input[rows, columns].double()
+                middle = mid_norm.input[rows, columns].double()
+                neurons = down_proj.input[rows, columns].double()
+                end = block.output[rows, columns].double()
+                rms = torch.stack([middle.square().mean(-1).sqrt(), end.square().mean(-1).sqrt()], -1)
+                out.append([weights @ values for values in (heads, middle, neurons, end, rms)])
+    model.counters["capture_tokens"] += int(batch.mask.sum())
+    stacked = {
+        site: torch.stack([layer[i] for layer in out], 1).cpu().unflatten(0, (2, conditions))
+        for i, site in enumerate((*SITES, "rms"))
+    }
+    return {f"{place}/{site}": sums[i] for i, place in enumerate(PLACES) for site, sums in stacked.items()}
+
+
+def _selection(
+    samples: Sequence[Sample], width: int, conditions: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens that count: rows ``[N]``, columns ``[N]`` and weights float64 ``[2 * C, N]`` (last, then reply)."""
+    rows: list[int] = []
+    columns: list[int] = []
+    entries: list[tuple[int, float]] = []
+    for row, sample in enumerate(samples):
+        last = width - 1 - len(sample.reply)
+        rows.append(row)
+        columns.append(last)
+        entries.append((sample.condition, 1.0))
+        for step in range(len(sample.reply)):
+            rows.append(row)
+            columns.append(last + 1 + step)
+            entries.append((conditions + sample.condition, 1.0 / len(sample.reply)))
+    weights = torch.zeros(2 * conditions, len(rows), dtype=torch.float64)
+    for column, (line, weight) in enumerate(entries):
+        weights[line, column] = weight
+    return torch.tensor(rows), torch.tensor(columns), weights
+
+
+def last_token_states(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> torch.Tensor:
+    """Residual stream after both sublayers at the last prompt token, float32 ``[N, len(layers), 2, D]``.
+
+    Keeps every prompt's states; for figures and checks on samples, not for discovery.
+    """
+    batches = plan_batches([len(ids) for ids in prompts], batch_tokens)
+
+    def work(rows: tuple[int, ...]) -> list[dict[str, object]]:
+        batch = pad_left([prompts[row] for row in rows], model.pad_token)
+        ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+        sites = [(model.mid_norm[layer], model.blocks[layer]) for layer in sorted(set(layers))]
+        with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
+            with torch.no_grad():
+                out = nnsight.save([])
+                for mid_norm, block in sites:
+                    out.append([mid_norm.input[:, -1].float().clone(), block.output[:, -1].float().clone()])
+        model.counters["capture_tokens"] += int(batch.mask.sum())
+        states = torch.stack([torch.stack(pair, 1) for pair in out], 1).cpu()
+        return [{"row": row, "states": state.tolist()} for row, state in zip(rows, states, strict=True)]
+
+    records = sorted((ledger or MemoryLedger()).map("states", batches, work), key=lambda record: record["row"])
+    order = [sorted(set(layers)).index(layer) for layer in layers]
+    return torch.tensor([record["states"] for record in records], dtype=torch.float32)[:, order]

@@ -1,0 +1,107 @@
+"""Greedy and sampled replies, steered by a plan, in left-padded batches."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nnsight
+import torch
+
+from emotrace.errors import EditMissed, PlanError
+from emotrace.ledger import Ledger, MemoryLedger
+from emotrace.models.traced import Model
+from emotrace.trace.apply import apply_operations, expected_touches
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
+from emotrace.trace.plan import Plan, compile_plan
+
+MAX_NEW_TOKENS = 64
+SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
+
+
+@dataclass(frozen=True)
+class GeneratedReply:
+    """One reply: its token ids without the end of turn, its text, and whether the model ended it itself."""
+
+    ids: tuple[int, ...]
+    text: str
+    stopped: bool
+
+
+def generate_replies(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    plan: Plan | None = None,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+    name: str = "generate",
+    **sampling: Any,
+) -> list[GeneratedReply]:
+    """Replies to prompts given as token ids, in the order given.
+
+    Args:
+        model: any model.
+        prompts: token ids, generation prompt included; lengths may differ.
+        plan: edits made at every pass that their ``tokens`` select; None generates unsteered.
+        max_new_tokens: replies that have not ended by then are cut.
+        batch_tokens: padded prompt tokens plus new tokens per batch, at most.
+        ledger: keeps finished batches.
+        name: the ledger's name for this work.
+        sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
+
+    Raises:
+        PlanError: the plan does not fit, or an unknown sampling option.
+        EditMissed: an edit touched fewer passes than it should have.
+    """
+    unknown = sorted(set(sampling) - SAMPLING)
+    if unknown:
+        raise PlanError(f"unknown option {unknown[0]!r}: sampling takes {', '.join(sorted(SAMPLING))}")
+    lengths = [len(ids) + max_new_tokens for ids in prompts]
+
+    def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
+        batch = pad_left([prompts[row] for row in rows], model.pad_token, rows)
+        return _generate_batch(model, batch, plan or Plan(), max_new_tokens, sampling)
+
+    records = (ledger or MemoryLedger()).map(name, plan_batches(lengths, batch_tokens), work)
+    replies: dict[int, GeneratedReply] = {}
+    texts = model.tokenizer.batch_decode([record["ids"] for record in records], skip_special_tokens=True)
+    for record, text in zip(records, texts, strict=True):
+        replies[record["row"]] = GeneratedReply(tuple(record["ids"]), text.strip(), record["stopped"])
+    return [replies[row] for row in range(len(prompts))]
+
+
+def _generate_batch(
+    model: Model, batch: TokenBatch, plan: Plan, max_new_tokens: int, sampling: dict[str, Any]
+) -> list[dict[str, Any]]:
+    operations = compile_plan(plan, model.sizes)
+    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+    options = {"do_sample": False, "pad_token_id": model.pad_token, **sampling}
+    touches: list[int] = []
+    with warnings.catch_warnings(), model.lock:
+        # nnsight warns when text ends before the loop does, which is what replies do
+        warnings.filterwarnings("ignore", message=".*was never reached.*", category=UserWarning)
+        with model.generate(max_new_tokens=max_new_tokens, remote=model.remote, **options) as tracer:
+            with tracer.invoke(ids, attention_mask=mask):
+                with torch.no_grad():
+                    touches = nnsight.save([])
+                    if operations:
+                        for step in tracer.iter[:max_new_tokens]:
+                            touches.append(apply_operations(model, operations, step, mask))
+            with tracer.invoke():
+                result = tracer.result.save()
+    new = result[:, batch.ids.shape[1] :].cpu()
+    missed = expected_touches(operations, new.shape[1]) - sum(touches)
+    if missed > 0:
+        raise EditMissed(
+            f"{missed} of {expected_touches(operations, new.shape[1])} (site, step) pairs were not edited in "
+            f"{new.shape[1]} generated steps; the replies are not those of this plan"
+        )
+    model.counters["generated_tokens"] += new.numel()
+    ends = set(model.end_of_text)
+    records = []
+    for row, tokens in zip(batch.rows, new.tolist(), strict=True):
+        length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        records.append({"row": row, "ids": tokens[:length], "stopped": length < len(tokens)})
+    return records

@@ -1,0 +1,225 @@
+"""Edits as plain data: what to change, where, at which tokens; and how they compile to one operation per site.
+
+Every edit is affine, ``x * scale + add`` on a part of a site, so any sequence of edits at one place and one choice of
+tokens folds into a single multiply and add per step, however many components it names.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from emotrace.errors import PlanError
+from emotrace.models.architectures import Sizes
+
+SITE_ORDER = ("heads", "attn_out", "neurons", "mlp_out")
+TOKENS = ("last", "prompt", "generated", "reply", "all")
+Tokens = str | tuple[int, ...]
+Component = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One affine edit of some components of one layer.
+
+    Attributes:
+        site: ``heads`` or ``neurons`` (inputs of the projections), ``attn_out`` or ``mlp_out`` (what the sublayer adds
+            to the residual stream).
+        layer: counted from 0.
+        index: components of the layer; empty for the whole ``attn_out`` or ``mlp_out``.
+        scale: multiplies the value that is there (1 keeps it, 0 removes it).
+        add: added after scaling, ``[len(index), width]`` (``[D]`` at ``*_out``), or None.
+        add_later: for ``tokens="reply"`` and ``"all"``, what is added at reply tokens fed back; None means ``add``.
+        tokens: ``last``, ``prompt``, ``generated``, ``reply``, ``all``, or indices into the prompt (from either end).
+    """
+
+    site: str
+    layer: int
+    index: tuple[int, ...] = ()
+    scale: float = 1.0
+    add: torch.Tensor | None = None
+    add_later: torch.Tensor | None = None
+    tokens: Tokens = "all"
+
+    def validated(self, sizes: Sizes) -> Self:
+        """The edit itself; raises ``PlanError`` naming layer, index or shape and what would fit."""
+        if self.site not in SITE_ORDER:
+            raise PlanError(f"unknown site {self.site!r}: choose one of {', '.join(SITE_ORDER)}")
+        name = f"edit of {self.site} in layer {self.layer}"
+        if not 0 <= self.layer < sizes.layers:
+            raise PlanError(f"{name}: the model has layers 0 to {sizes.layers - 1}")
+        if isinstance(self.tokens, str) and self.tokens not in TOKENS:
+            raise PlanError(f"{name}: unknown tokens={self.tokens!r}; choose {', '.join(TOKENS)} or indices")
+        if self.site in ("heads", "neurons"):
+            count = sizes.heads if self.site == "heads" else sizes.neurons
+            wrong = [i for i in self.index if not 0 <= i < count]
+            if wrong or not self.index:
+                raise PlanError(f"{name}: components go from 0 to {count - 1}, got {wrong or 'none'}")
+            if len(set(self.index)) < len(self.index):
+                raise PlanError(f"{name}: a component is named twice in {self.index}")
+            fits = (len(self.index), sizes.head_width if self.site == "heads" else 1)
+        else:
+            if self.index:
+                raise PlanError(f"{name}: {self.site} is edited as a whole; leave index out")
+            fits = (1, sizes.width)
+        for value in (self.add, self.add_later):
+            if value is not None and tuple(value.shape) != fits:
+                raise PlanError(f"{name}: values of shape {tuple(value.shape)} do not fit; this takes {fits}")
+            if value is not None and not torch.isfinite(value).all():
+                raise PlanError(f"{name}: values are not finite")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Edits in the order given; ``a + b`` does a, then b. Data only: it holds no model and runs nothing."""
+
+    edits: tuple[Edit, ...] = ()
+
+    def __add__(self, other: "Plan") -> "Plan":
+        return Plan(self.edits + other.edits)
+
+    def __bool__(self) -> bool:
+        return bool(self.edits)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """All edits of one site, layer and choice of tokens, dense over the site's width W.
+
+    Attributes:
+        scale: ``[W]``, or None when nothing is scaled.
+        add: ``[W]`` at the prompt, or None.
+        add_later: ``[W]`` at reply tokens fed back, or None.
+    """
+
+    site: str
+    layer: int
+    tokens: Tokens
+    scale: torch.Tensor | None
+    add: torch.Tensor | None
+    add_later: torch.Tensor | None
+
+
+def compile_plan(plan: Plan, sizes: Sizes) -> list[Operation]:
+    """Operations in order of execution (layer, then site), validated against ``sizes``; raises ``PlanError``."""
+    groups: list[tuple[Edit, list[Edit]]] = []
+    for edit in plan.edits:
+        edit.validated(sizes)
+        place = [g for g in groups if (g[0].layer, g[0].site) == (edit.layer, edit.site)]
+        if place and place[-1][0].tokens == edit.tokens:
+            place[-1][1].append(edit)
+        else:
+            groups.append((edit, [edit]))
+    groups.sort(key=lambda g: (g[0].layer, SITE_ORDER.index(g[0].site)))
+    return [_fold(edits, sizes) for _, edits in groups]
+
+
+def _fold(edits: Sequence[Edit], sizes: Sizes) -> Operation:
+    site = edits[0].site
+    part = {"heads": sizes.head_width, "neurons": 1}.get(site, sizes.width)
+    count = {"heads": sizes.heads, "neurons": sizes.neurons}.get(site, 1)
+    scale = torch.ones(count, part, dtype=torch.float64)
+    add = torch.zeros(count, part, dtype=torch.float64)
+    later = torch.zeros(count, part, dtype=torch.float64)
+    for edit in edits:
+        index = list(edit.index) if edit.index else [0]
+        after = edit.add_later if edit.add_later is not None else edit.add
+        for total, value in ((add, edit.add), (later, after)):
+            total[index] *= edit.scale
+            if value is not None:
+                total[index] += value.double()
+        scale[index] *= edit.scale
+    return Operation(
+        site,
+        edits[0].layer,
+        edits[0].tokens,
+        None if bool((scale == 1).all()) else scale.flatten(),
+        add.flatten() if bool((add != 0).any()) else None,
+        later.flatten() if bool((later != 0).any()) else None,
+    )
+
+
+def zero(*, heads: Iterable[Component] = (), neurons: Iterable[Component] = (), tokens: Tokens = "all") -> Plan:
+    """Set components to zero. Components are (layer, index) pairs."""
+    return scale(0.0, heads=heads, neurons=neurons, tokens=tokens)
+
+
+def scale(
+    factor: float, *, heads: Iterable[Component] = (), neurons: Iterable[Component] = (), tokens: Tokens = "all"
+) -> Plan:
+    """Multiply components by ``factor``."""
+    edits: list[Edit] = []
+    for site, components in (("heads", heads), ("neurons", neurons)):
+        edits += [
+            Edit(site, layer, index, scale=factor, tokens=tokens) for layer, index in _by_layer(components).items()
+        ]
+    return Plan(tuple(edits))
+
+
+def replace(values: Mapping[Component, torch.Tensor], site: str, *, tokens: Tokens = "all") -> Plan:
+    """Set components of ``site`` (``heads`` or ``neurons``) to given values (means, another run's activations)."""
+    return _valued(values, None, site, 0.0, 1.0, tokens)
+
+
+def shift(
+    values: Mapping[Component, torch.Tensor],
+    site: str,
+    *,
+    strength: float = 1.0,
+    later: Mapping[Component, torch.Tensor] | None = None,
+    tokens: Tokens = "reply",
+) -> Plan:
+    """Add ``strength * value`` to components of ``site``; ``later`` holds other values for reply tokens fed back."""
+    return _valued(values, later, site, 1.0, strength, tokens)
+
+
+def shift_sublayer(
+    layer: int,
+    sublayer: str,
+    vector: torch.Tensor,
+    *,
+    later: torch.Tensor | None = None,
+    tokens: Tokens = "reply",
+) -> Plan:
+    """Add ``vector [D]`` to what the sublayer (``attn`` or ``mlp``) of ``layer`` adds to the residual stream."""
+    rows = None if later is None else later.reshape(1, -1)
+    return Plan((Edit(f"{sublayer}_out", layer, add=vector.reshape(1, -1), add_later=rows, tokens=tokens),))
+
+
+def _by_layer(components: Iterable[Component]) -> dict[int, tuple[int, ...]]:
+    layers: dict[int, list[int]] = {}
+    for layer, index in components:
+        layers.setdefault(int(layer), []).append(int(index))
+    return {layer: tuple(indices) for layer, indices in layers.items()}
+
+
+def _valued(
+    values: Mapping[Component, torch.Tensor],
+    later: Mapping[Component, torch.Tensor] | None,
+    site: str,
+    factor: float,
+    strength: float,
+    tokens: Tokens,
+) -> Plan:
+    if later is not None and set(later) != set(values):
+        raise PlanError(f"values at {site} for the prompt and for the reply name different components")
+
+    def rows(source: Mapping[Component, torch.Tensor], layer: int, index: tuple[int, ...]) -> torch.Tensor:
+        return strength * torch.stack([source[layer, i].double().reshape(-1) for i in index])
+
+    return Plan(
+        tuple(
+            Edit(
+                site,
+                layer,
+                index,
+                scale=factor,
+                add=rows(values, layer, index),
+                add_later=None if later is None else rows(later, layer, index),
+                tokens=tokens,
+            )
+            for layer, index in _by_layer(values).items()
+        )
+    )
