@@ -1,0 +1,266 @@
+"""Sections about steering: the comparison, what replies were taken for, replies side by side, tuning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from emotrace.report import figures
+from emotrace.report.blocks import Block, Cell, Drawer, Exchange, Fold, Row, Table, Text
+from emotrace.report.claims import FLUENCY_BAR
+from emotrace.report.figures.style import words
+from emotrace.report.loading import RunFiles
+from emotrace.report.wording import (
+    facts,
+    interval,
+    number,
+    p_value,
+    percent,
+    share_with_interval,
+    signed,
+)
+
+SHOWN_ARMS = ("unsteered", "prompting", "residual", "circuit", "random_matched", "wrong_emotion")
+SCENARIOS_SHOWN = 3
+
+
+def comparison(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
+    """Table of arms with intervals, the figure, paired differences, by emotion, and the finer measures."""
+    control = run.stage("control")
+    arms: Mapping[str, Any] = control["arms"]
+    best = max(arms, key=lambda name: arms[name]["accuracy"])
+    circuit = frozenset(i for i, name in enumerate(arms) if name == "circuit")
+    head = ("arm", "judged as asked", "95 % interval", "fluency gap", "structure accepted", "replies", "draws")
+    rows: tuple[Row, ...] = tuple(
+        (
+            words(name),
+            _number(percent(arm["accuracy"])),
+            _number(interval(arm["accuracy_ci"])),
+            _number(signed(arm["fluency_gap_nats"]), _gap_tone(arm["fluency_gap_nats"])),
+            _number(percent(arm["structure_accepted"])),
+            _number(number(arm["n"])),
+            _number(number(arm.get("draws"))),
+        )
+        for name, arm in arms.items()
+    )
+    return (
+        Table(
+            "Share of held-out replies that a judge blind to the request calls the requested emotion (abstentions and "
+            "incoherent replies count as wrong); fluency gap in nats per token against prompted replies.",
+            head,
+            rows,
+            circuit,
+        ),
+        draw(
+            figures.comparison(arms, FLUENCY_BAR),
+            "comparison",
+            alt="Accuracy with 95 % interval and fluency gap of every arm: "
+            + "; ".join(f"{words(name)} {share_with_interval(arm)}" for name, arm in arms.items()),
+            caption=f"{words(best).capitalize()} reaches the highest share, {share_with_interval(arms[best])}"
+            + _circuit_clause(arms, best)
+            + " Small marks: the single emotions. Band on the right: gaps no larger than "
+            f"{FLUENCY_BAR:g} nats per token.",
+        ),
+        *_paired(control["paired"]),
+        Fold("By emotion, with 95 % intervals", (_by_emotion(arms),)),
+        Fold("Finer measures of the replies", (_finer(arms),)),
+        Fold("What each arm does", (_descriptions(arms),)),
+    )
+
+
+def confusion(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
+    """The circuit's confusion matrix as a figure, every other arm's as a table."""
+    matrices = run.stage("control")["confusion"]
+    shown = "circuit" if "circuit" in matrices else next(iter(matrices))
+    matrix = matrices[shown]
+    missed = _misses(matrix)
+    total = sum(map(sum, matrix["counts"]))
+    finding = (
+        f"{sum(n for *_, n in missed)} of {total:,} replies of {words(shown)} are judged as something else; most often "
+        f"{missed[0][0]} taken for {missed[0][1]} ({missed[0][2]})."
+        if missed
+        else f"All {total:,} replies of {words(shown)} are judged as the emotion asked for."
+    )
+    return (
+        draw(
+            figures.confusion_matrix(matrix["counts"], matrix["rows"], matrix["columns"]),
+            "confusion",
+            alt=f"Confusion matrix of {words(shown)}: rows are the emotion asked for, columns the judge's label.",
+            caption=finding,
+        ),
+        Fold("Counts for every arm", tuple(_counts(name, part) for name, part in matrices.items())),
+    )
+
+
+def replies(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
+    """The same scenarios answered by every arm, emotion by emotion; chosen by place in the data, not by outcome."""
+    records = [record for record in run.records("control") if record["arm"] in SHOWN_ARMS]
+    if not records:
+        return (Text("This run kept no replies."),)
+    by_place: dict[tuple[str, str, str], dict[str, Any]] = {}
+    coverage: dict[str, set[tuple[str, str]]] = {}
+    for record in sorted(records, key=lambda record: record["draw"]):
+        by_place.setdefault((record["group_id"], record["emotion"], record["arm"]), record)
+        coverage.setdefault(record["group_id"], set()).add((record["emotion"], record["arm"]))
+    most = max(map(len, coverage.values()))
+    full = sorted(group for group, covered in coverage.items() if len(covered) == most)
+    step = max(len(full) // SCENARIOS_SHOWN, 1)
+    chosen = full[::step][:SCENARIOS_SHOWN]
+    emotions = list(dict.fromkeys(record["emotion"] for record in records))
+    blocks: list[Block] = [
+        Text(
+            f"{len(chosen)} of {len(coverage)} held-out scenarios, evenly spaced among those that most arms answered, "
+            "so that the choice does not depend on the outcome. The judge's verdict stands beside every reply."
+        )
+    ]
+    for place, group in enumerate(chosen):
+        first = next(record for record in records if record["group_id"] == group)
+        folds = tuple(
+            Fold(f"Asked for {emotion}", (_reply_table(by_place, group, emotion),), is_open=place == 0 and index == 0)
+            for index, emotion in enumerate(emotions)
+        )
+        blocks += [Exchange(first["scenario"], first["event"]), *folds]
+    return tuple(blocks)
+
+
+def tuning(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
+    """Every setting that tuning tried on validation scenarios, the chosen ones set apart."""
+    control = run.stage("control")
+    tried = control["tuning"]
+    if not tried:
+        return (Text("Nothing was tuned in this run."),)
+    keys = tuple(dict.fromkeys(key for row in tried for key in row if key != "chosen"))
+    rows: tuple[Row, ...] = tuple(
+        (
+            *(_setting(key, row.get(key)) for key in keys),
+            Cell("chosen" if row.get("chosen") else "", tone="good" if row.get("chosen") else "plain"),
+        )
+        for row in tried
+    )
+    table = Table(
+        "Settings tried on validation scenarios.",
+        (*map(words, keys), "chosen"),
+        rows,
+        frozenset(i for i, row in enumerate(tried) if row.get("chosen")),
+    )
+    count = sum(1 for row in tried if row.get("chosen"))
+    return (
+        Text(f"{len(tried)} settings were tried and {count} chosen, on scenarios that the comparison does not use."),
+        Fold("All settings tried", (table,), is_open=len(tried) <= 12),
+    )
+
+
+def settings(run: RunFiles) -> tuple[Block, ...]:
+    """The settings that the comparison ran with, for the methods section."""
+    if not run.has("control") or not run.stage("control").get("settings"):
+        return ()
+    return (Fold("Settings of the comparison", (facts(run.stage("control")["settings"]),)),)
+
+
+def _circuit_clause(arms: Mapping[str, Any], best: str) -> str:
+    if best == "circuit" or "circuit" not in arms:
+        return "."
+    return f"; circuit modulation {share_with_interval(arms['circuit'])}."
+
+
+def _paired(paired: Mapping[str, Any]) -> tuple[Block, ...]:
+    rows: tuple[Row, ...] = tuple(
+        (
+            words(name).replace(" minus ", " − "),
+            _number(f"{signed(100 * part['difference'], 1)} points"),
+            _number(interval(part["ci"])),
+            _number(p_value(part["p"])),
+        )
+        for name, part in paired.items()
+    )
+    if not rows:
+        return ()
+    return (Table("Paired differences on the same scenarios.", ("pair", "difference", "95 % interval", "test"), rows),)
+
+
+def _by_emotion(arms: Mapping[str, Any]) -> Table:
+    emotions = list(next(iter(arms.values()))["by_emotion"])
+    rows: tuple[Row, ...] = tuple(
+        (words(name), *(_number(share_with_interval(arm["by_emotion"][emotion])) for emotion in emotions))
+        for name, arm in arms.items()
+    )
+    return Table("Share judged as asked.", ("arm", *emotions), rows)
+
+
+_FINER = {
+    "strength": "strength",
+    "as_other": "judged as the other emotion",
+    "abstained": "judge abstained",
+    "incoherent": "incoherent",
+    "repetition": "repetition",
+    "distinct_2": "distinct pairs of words",
+    "nonwords": "non-words",
+    "length": "tokens per reply",
+    "stopped": "ended by itself",
+}
+_SHARES = {"as_other", "abstained", "incoherent", "repetition", "distinct_2", "nonwords", "stopped"}
+
+
+def _finer(arms: Mapping[str, Any]) -> Table:
+    keys = [key for key in _FINER if any(arm.get(key) is not None for arm in arms.values())]
+    rows: tuple[Row, ...] = tuple(
+        (words(name), *(_measure(key, arm.get(key)) for key in keys)) for name, arm in arms.items()
+    )
+    return Table("Abstentions, repetition, word shapes and length.", ("arm", *(_FINER[key] for key in keys)), rows)
+
+
+def _measure(key: str, value: Any) -> Cell:
+    return _number(percent(value) if key in _SHARES and value is not None else number(value))
+
+
+def _descriptions(arms: Mapping[str, Any]) -> Table:
+    rows: tuple[Row, ...] = tuple((words(name), arm.get("description", "")) for name, arm in arms.items())
+    return Table("The arms, in the order of the table above.", ("arm", "what it does"), rows)
+
+
+def _misses(matrix: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """(asked, judged, count) off the diagonal, most frequent first."""
+    cells = [
+        (row, column, count)
+        for row, counts in zip(matrix["rows"], matrix["counts"], strict=True)
+        for column, count in zip(matrix["columns"], counts, strict=True)
+        if row != column and count
+    ]
+    return sorted(cells, key=lambda cell: -cell[2])
+
+
+def _counts(name: str, matrix: Mapping[str, Any]) -> Table:
+    rows: tuple[Row, ...] = tuple(
+        (row, *(_number(str(count) if count else "·") for count in counts))
+        for row, counts in zip(matrix["rows"], matrix["counts"], strict=True)
+    )
+    return Table(f"{words(name)}: asked for (rows), judged as (columns).", ("asked for", *matrix["columns"]), rows)
+
+
+def _reply_table(by_place: Mapping[tuple[str, str, str], dict[str, Any]], group: str, emotion: str) -> Table:
+    rows: list[Row] = []
+    for arm in SHOWN_ARMS:
+        record = by_place.get((group, emotion, arm))
+        if record is None:
+            rows.append((words(arm), Cell("not answered by this arm in this run", "reply"), ""))
+        else:
+            rows.append((words(arm), Cell(record["reply"], "reply"), verdict(record["label"], emotion)))
+    emphasis = frozenset({SHOWN_ARMS.index("circuit")})
+    return Table(f"Replies when {emotion} is asked for.", ("arm", "reply", "judged as"), tuple(rows), emphasis)
+
+
+def verdict(label: str, asked: str) -> Cell:
+    """The judge's label, marked in words and tone as right or wrong."""
+    return Cell(f"✓ {label}", tone="good") if label == asked else Cell(f"✗ {label}", tone="bad")
+
+
+def _number(text: str, tone: str = "plain") -> Cell:
+    return Cell(text, "number", tone)
+
+
+def _gap_tone(gap: float) -> str:
+    return "plain" if abs(gap) <= FLUENCY_BAR else "bad"
+
+
+def _setting(key: str, value: Any) -> Cell | str:
+    if key == "accuracy" and value is not None:
+        return _number(percent(value))
+    return _number(number(value)) if isinstance(value, (int, float)) else number(value)
