@@ -1,1 +1,7 @@
 """Protocols, run folders, the stage cache and manifests."""
+
+from emotrace.runner.execute import RunResult, run_protocol
+from emotrace.runner.protocol import ProtocolSpec, load_protocol, protocol, shipped
+from emotrace.runner.run import Inputs, Run
+
+__all__ = ["Inputs", "ProtocolSpec", "Run", "RunResult", "load_protocol", "protocol", "run_protocol", "shipped"]

@@ -1,0 +1,5 @@
+"""The command line: ``emotrace run``, ``protocols``, ``steer`` and ``doctor``."""
+
+from emotrace.cli.app import app, main
+
+__all__ = ["app", "main"]

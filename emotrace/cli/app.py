@@ -1,0 +1,141 @@
+"""Commands and their options; what they do is in the modules beside this one, imported when a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from emotrace.errors import EmotraceError, RunError
+
+app = typer.Typer(
+    name="emotrace",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find the neurons and attention heads that carry an emotion in a language model, prove that they cause it, "
+    "and drive generation with them.\n\nStart with [bold]emotrace run paper --out runs/demo[/bold]: every experiment "
+    "on the bundled model, in minutes.",
+)
+
+RUN_HELP = """Run a protocol and everything it needs; what is finished already is not computed again.
+
+PROTOCOL is a shipped name (see [bold]emotrace protocols[/bold]) or the path of your own .py file.
+
+[bold]Examples[/bold]
+
+  emotrace run paper --out runs/demo                       every experiment on the bundled model
+
+  emotrace run ablate -p ks=1,2,4 -p controls=20           one experiment, other parameters
+
+  emotrace run circuit -p elicit.split=train               a parameter of a stage it needs: stage.name=value
+
+  emotrace run circuit --model Qwen/Qwen3-0.6B --data my.jsonl --dtype bfloat16
+
+  emotrace run my_protocol.py --out runs/mine              your own measurement
+
+A run can be killed at any moment; the same command goes on after the last finished batch.
+The folder then holds manifest.json, summary.json, report.html and one folder per stage."""
+
+STEER_HELP = """Reply to TEXT twice, without and with an emotion's circuit driven, side by side.
+
+[bold]Examples[/bold]
+
+  emotrace steer --emotion anger "My landlord kept the deposit."
+
+  emotrace steer --emotion fear --circuit runs/demo/stages/circuit/circuit.safetensors "The lights went out." """
+
+
+@app.command(help=RUN_HELP, no_args_is_help=True)
+def run(
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="A shipped protocol's name, or a .py file.")],
+    model: Annotated[str, typer.Option(help="'bundled', a folder, or a Hugging Face Hub id.")] = "bundled",
+    data: Annotated[str, typer.Option(help="'sev-mini', or a file or folder in SEV format.")] = "sev-mini",
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/PROTOCOL")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="name=value, or stage.name=value; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Start of every random choice.")] = 0,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Token budget of a batch.")] = 4096,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the model's own by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen for you by default.")] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Run the model on NDIF.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compute every stage again.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+) -> None:
+    """See ``RUN_HELP``."""
+    from emotrace.cli.run import run_and_show
+    from emotrace.runner import Inputs
+
+    inputs = Inputs(model, data, seed=seed, batch_tokens=batch_tokens, dtype=dtype, device=device, remote=remote)
+    folder = out or Path("runs") / Path(protocol).stem
+    run_and_show(protocol, folder, inputs, assignments(parameter or []), force, report, Console())
+
+
+@app.command()
+def protocols() -> None:
+    """List the shipped protocols: what each measures, what it needs, and its parameters."""
+    from emotrace.cli.tables import protocol_table
+    from emotrace.runner import load_protocol, shipped
+
+    Console().print(protocol_table([load_protocol(name) for name in shipped()]))
+
+
+@app.command(help=STEER_HELP, no_args_is_help=True)
+def steer(
+    text: Annotated[str, typer.Argument(help="What the user says.")],
+    emotion: Annotated[str, typer.Option(help="Which emotion to drive.")],
+    strength: Annotated[float, typer.Option(help="1.0 adds the measured difference once; 0 is no edit.")] = 1.0,
+    circuit: Annotated[
+        Path | None, typer.Option(help="A circuit's .safetensors file.", show_default="the bundled model's")
+    ] = None,
+    model: Annotated[str, typer.Option(help="'bundled', a folder, or a Hugging Face Hub id.")] = "bundled",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 64,
+) -> None:
+    """See ``STEER_HELP``."""
+    from emotrace.cli.steer import steered_table
+
+    Console().print(steered_table(text, emotion, strength, circuit, model, max_new_tokens))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: versions, devices, the bundled model, and whether NDIF can be reached.
+
+    Ends with exit code 1 when something here is broken; an unreachable NDIF is reported only.
+    """
+    from emotrace.cli.doctor import examine
+
+    raise typer.Exit(0 if examine(Console()) else 1)
+
+
+def assignments(texts: list[str]) -> dict[str, str]:
+    """``name=value`` texts as a mapping; raises ``RunError`` for one without a ``=`` or a name given twice."""
+    given: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise RunError(f"-p {text!r}: write -p name=value")
+        if name.strip() in given:
+            raise RunError(f"-p {name.strip()} is given twice")
+        given[name.strip()] = value
+    return given
+
+
+def main() -> None:
+    """Entry point: errors made for people are one line and exit code 2, without a traceback."""
+    try:
+        app()
+    except EmotraceError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

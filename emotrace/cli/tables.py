@@ -1,0 +1,53 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from emotrace.runner import ProtocolSpec
+
+ARMS = (
+    "unsteered",
+    "prompting",
+    "residual",
+    "circuit",
+    "random_matched",
+    "random_matched_rescaled",
+    "random_anywhere",
+    "random_direction",
+    "wrong_emotion",
+)
+
+
+def comparison_table(summary: Mapping[str, Any]) -> Table:
+    """The paper's comparison from a run's summary: one row per arm of ``summary["control"]``."""
+    arms: Mapping[str, Mapping[str, Any]] = summary["control"]["arms"]
+    table = Table(title="Replies judged as the emotion asked for, held-out scenarios")
+    table.add_column("arm")
+    for heading in ("accuracy", "95 % interval", "fluency gap (nats)", "structure", "n"):
+        table.add_column(heading, justify="right")
+    for name in [*(arm for arm in ARMS if arm in arms), *(arm for arm in arms if arm not in ARMS)]:
+        arm = arms[name]
+        low, high = arm["accuracy_ci"]
+        table.add_row(
+            name.replace("_", " "),
+            f"{arm['accuracy']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{arm['fluency_gap_nats']:+.3f}",
+            f"{arm['structure_accepted']:.1%}",
+            str(arm["n"]),
+            style="bold" if name == "circuit" else "",
+        )
+    return table
+
+
+def protocol_table(specs: Sequence[ProtocolSpec]) -> Table:
+    """What each protocol measures, needs, and takes."""
+    table = Table(title="Shipped protocols", show_lines=True)
+    for heading in ("name", "what it measures", "needs", "parameters"):
+        table.add_column(heading)
+    for spec in specs:
+        parameters = "\n".join(str(parameter) for parameter in spec.parameters.values())
+        table.add_row(spec.name, spec.help, ", ".join(spec.needs), parameters.replace("[", r"\["))
+    return table

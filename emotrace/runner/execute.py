@@ -1,0 +1,178 @@
+"""Running a protocol: what it needs first, what is kept left alone, everything written to the run folder."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from emotrace.artifacts import write_json
+from emotrace.errors import RunError
+from emotrace.runner.cache import RESULT, STAGE, StageCache, key_of
+from emotrace.runner.code import code_hashes
+from emotrace.runner.disk import BATCHES, DiskLedger, computed_batches, difference, seed_generators
+from emotrace.runner.manifest import MANIFEST, manifest
+from emotrace.runner.progress import Reporter, reporter
+from emotrace.runner.protocol import ProtocolSpec, assign, load_protocol, plan
+from emotrace.runner.run import Inputs, Run, strict_json
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run's results are and what had to be computed.
+
+    Attributes:
+        folder: the run folder.
+        summary: what ``summary.json`` holds.
+        computed: stages computed by this call.
+        cached: stages found finished.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    computed: tuple[str, ...]
+    cached: tuple[str, ...]
+
+
+def run_protocol(
+    protocol: str | Path,
+    out: str | Path,
+    inputs: Inputs | None = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+    console: Console | None = None,
+) -> RunResult:
+    """Run a protocol and whatever it needs, taking finished stages and batches from the run folder.
+
+    Args:
+        protocol: a shipped protocol's name, or a ``.py`` file.
+        out: the run folder; made when it is not there.
+        inputs: model, data, judges, seed; the bundled model on sev-mini by default.
+        parameters: values by name (of the protocol asked for) or ``stage.name``; text is read by the declared type.
+        force: compute every stage again.
+        console: where progress is shown; nowhere by default.
+
+    Raises:
+        RunError: unknown protocol or parameter, a run folder in use, a result that is not JSON.
+    """
+    stages = plan(load_protocol(protocol))
+    values = assign(stages, parameters or {})
+    folder = Path(out).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    watcher = reporter(console or Console(quiet=True))
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunError(f"{folder}: another run is writing there; wait for it, or give another --out") from error
+    try:
+        watcher.start([spec.name for spec in stages])
+        return _run_stages(stages, values, folder, inputs or Inputs(), force, watcher)
+    finally:
+        watcher.stop()
+        lock.release()
+
+
+def _run_stages(
+    stages: Sequence[ProtocolSpec],
+    values: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    inputs: Inputs,
+    force: bool,
+    watcher: Reporter,
+) -> RunResult:
+    keys: dict[str, str] = {}
+    reachable: dict[str, tuple[str, ...]] = {}
+    computed: list[str] = []
+    for spec in stages:
+        name = spec.name
+        reachable[name] = tuple(dict.fromkeys(n for need in spec.needs for n in (*reachable[need], need)))
+        parts = {
+            **inputs.parts,
+            "parameters": json.loads(json.dumps(values[name])),
+            "needs": {need: keys[need] for need in spec.needs},
+            "code": code_hashes(spec.source),
+        }
+        keys[name] = key_of(parts)
+        cache = StageCache(folder / "stages" / name)
+        if cache.finished(keys[name]) and not force:
+            watcher.cached(name)
+            continue
+        watcher.computing(name, cache.begin(keys[name], parts, afresh=force))
+        seconds = _compute(spec, values[name], cache, keys[name], reachable[name], folder, inputs, watcher)
+        computed.append(name)
+        watcher.done(name, seconds)
+    names = [spec.name for spec in stages]
+    summary = summarise(folder)
+    write_json(folder / SUMMARY, summary)
+    write_json(folder / MANIFEST, manifest(folder, inputs, names[-1], names))
+    return RunResult(folder, summary, tuple(computed), tuple(name for name in names if name not in computed))
+
+
+def _compute(
+    spec: ProtocolSpec,
+    values: Mapping[str, Any],
+    cache: StageCache,
+    key: str,
+    reachable: tuple[str, ...],
+    folder: Path,
+    inputs: Inputs,
+    watcher: Reporter,
+) -> float:
+    """Compute one stage and return its seconds, those of earlier attempts' finished batches included."""
+    before, start = inputs.counters(), time.perf_counter()
+    earlier = computed_batches(cache.folder)
+    watch = partial(watcher.batches, spec.name)
+    ledger = DiskLedger(cache.folder, key, inputs.seed, watch, inputs.counters)
+    seed_generators(inputs.seed, spec.name)
+    result = spec.function(Run(folder, spec.name, reachable, inputs, ledger), **values)
+    if not isinstance(result, dict):
+        raise RunError(f"{spec.source}: {spec.name} must return a dict (its summary), not {type(result).__name__}")
+    write_json(cache.folder / RESULT, json.loads(strict_json(result, f"what {spec.name} returned")))
+    seconds = time.perf_counter() - start + sum(entry["seconds"] for entry in earlier)
+    counters = difference(before, inputs.counters())
+    for entry in earlier:
+        for name, value in entry["counters"].items():
+            counters[name] = counters.get(name, 0) + value
+    record = {
+        **cache.read(),
+        "finished": True,
+        "seconds": round(seconds, 3),
+        "computed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "counters": counters,
+    }
+    write_json(cache.folder / STAGE, record)
+    if (cache.folder / BATCHES).is_dir():
+        shutil.rmtree(cache.folder / BATCHES)
+    return seconds
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Results of every finished stage of a run folder, and the seconds they took to compute.
+
+    A stage computed from a stage that has been replaced since is left out.
+    """
+    caches = [StageCache(path) for path in sorted((folder / "stages").iterdir()) if path.is_dir()]
+    records = {cache.stage: cache.read() for cache in caches if cache.finished()}
+    while True:
+        stale = [
+            name
+            for name, record in records.items()
+            if any(records.get(need, {}).get("key") != key for need, key in record["parts"]["needs"].items())
+        ]
+        if not stale:
+            break
+        for name in stale:
+            del records[name]
+    ordered = sorted(records, key=lambda name: (records[name]["computed"], name))
+    summary: dict[str, Any] = {name: StageCache(folder / "stages" / name).result() for name in ordered}
+    return summary | {"seconds": round(sum(record["seconds"] for record in records.values()), 3)}
