@@ -1,0 +1,1 @@
+"""The bundled model: corpus grammar, tokenizer, training, evaluation, weights and card."""
