@@ -63,7 +63,7 @@ def capture(
 ) -> Statistics:
     """Mean activations of every condition at all four sites, in one pass.
 
-    Memory does not grow with the number of samples: the state is sums and counts, in float64 whatever the model's dtype.
+    Memory does not grow with the number of samples: the state is sums and counts, in float64 whatever the dtype.
 
     Raises:
         DataError: no samples, or a condition without any.
