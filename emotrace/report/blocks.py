@@ -30,11 +30,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, how it is set (``number``, ``text``, ``reply``), and a tone."""
+    """A table cell: text, how it is set (``number``, ``text``, ``reply``), a tone, and a note on a line of its own.
+
+    The tone colours the note where there is one, else the text.
+    """
 
     text: str
     set_as: str = "text"
     tone: str = "plain"
+    note: str = ""
 
 
 Row = tuple[Cell | str, ...]
@@ -42,13 +46,17 @@ Row = tuple[Cell | str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells or strings under column heads; the first cell of a row heads it. ``emphasis``: rows set apart."""
+    """Rows of cells or strings under column heads; the first cell of a row heads it.
+
+    ``emphasis``: rows set apart. ``stacks``: on a narrow screen cells stand below each other, each under its head.
+    """
 
     kind: ClassVar[str] = "table"
     caption: str
     head: tuple[str, ...]
     rows: tuple[Row, ...]
     emphasis: frozenset[int] = frozenset()
+    stacks: bool = False
 
 
 @dataclass(frozen=True)

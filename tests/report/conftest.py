@@ -112,8 +112,11 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
             for i, emotion in enumerate(EMOTIONS):
                 right = rng.random() < share
                 label = emotion if right else ("neutral" if rng.random() < 0.9 else "abstain")
+                if arm == "unsteered":
+                    label = "neutral"
                 counts[i, columns.index(label)] += 1
                 hostile = arm == "circuit" and scenario == 0 and emotion == "anger"
+                said = f"Scene {scenario} leaves me with {label}. I turn the day over and nothing about it helps."
                 mine.append(
                     {
                         "arm": arm,
@@ -122,9 +125,7 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
                         "skeleton_id": f"t{scenario:03d}",
                         "valence": ("positive", "neutral", "negative")[scenario % 3],
                         "emotion": emotion,
-                        "reply": HOSTILE
-                        if hostile
-                        else f"A {label} reply to scene {scenario}, one of many words here.",
+                        "reply": HOSTILE if hostile else said,
                         "label": label,
                         "structure": True,
                         "nll": 1.2,
@@ -175,8 +176,11 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """runs/demo as a finished ``paper`` run leaves it."""
+    return make_run_folder(tmp_path / "demo")
+
+
+def make_run_folder(folder: Path) -> Path:
     rng = np.random.default_rng(0)
-    folder = tmp_path / "demo"
     elicited, elicit_records = elicit(rng)
     steered, control_records = control(rng)
     heads_ids = {e: [[6, i], [5, (i + 2) % 8], [4, 1]] for i, e in enumerate(EMOTIONS)}

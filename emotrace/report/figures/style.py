@@ -123,6 +123,8 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Pa
     svg, png = Path(folder) / f"{name}.svg", Path(folder) / f"{name}.png"
     with written_aside(svg) as aside:
         figure.savefig(aside, format="svg", metadata={"Date": None})
+    # the axes keep the places they were given for the SVG: working them out again would double the time
+    figure.set_layout_engine("none")
     with written_aside(png) as aside:
         figure.savefig(aside, format="png")
     return svg, png

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from emotrace.report.blocks import Block, Drawer, Missing, Section
 from emotrace.report.loading import RunFiles
-from emotrace.report.sections import control, discovery, record
+from emotrace.report.sections import control, discovery, record, replies
 
 Builder = Callable[[RunFiles, Drawer], tuple[Block, ...]]
 
@@ -29,7 +29,7 @@ SECTIONS = (
     SectionSpec("components", "Scores of heads and neurons", discovery.components, ("components",)),
     SectionSpec("influence", "Influence by sublayer", discovery.influence, ("influence",)),
     SectionSpec("circuit", "The circuits", discovery.circuit, ("circuit",)),
-    SectionSpec("replies", "Replies side by side", control.replies, ("control",)),
+    SectionSpec("replies", "Replies side by side", replies.replies, ("control",)),
     SectionSpec("methods", "Methods", record.methods, shows=("elicit",)),
     SectionSpec("failures", "Failures and dropped groups", record.failures, shows=("control", "elicit")),
     SectionSpec("tuning", "Tuning tried", control.tuning, ("control",)),

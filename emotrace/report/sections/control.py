@@ -1,10 +1,10 @@
-"""Sections about steering: the comparison, what replies were taken for, replies side by side, tuning."""
+"""Sections about steering: the comparison, what replies were taken for, tuning."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from emotrace.report import figures
-from emotrace.report.blocks import Block, Cell, Drawer, Exchange, Fold, Row, Table, Text
+from emotrace.report.blocks import Block, Cell, Drawer, Fold, Row, Table, Text
 from emotrace.report.claims import FLUENCY_BAR
 from emotrace.report.figures.style import words
 from emotrace.report.loading import RunFiles
@@ -17,9 +17,6 @@ from emotrace.report.wording import (
     share_with_interval,
     signed,
 )
-
-SHOWN_ARMS = ("unsteered", "prompting", "residual", "circuit", "random_matched", "wrong_emotion")
-SCENARIOS_SHOWN = 3
 
 
 def comparison(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
@@ -90,37 +87,6 @@ def confusion(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
     )
 
 
-def replies(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
-    """The same scenarios answered by every arm, emotion by emotion; chosen by place in the data, not by outcome."""
-    records = [record for record in run.records("control") if record["arm"] in SHOWN_ARMS]
-    if not records:
-        return (Text("This run kept no replies."),)
-    by_place: dict[tuple[str, str, str], dict[str, Any]] = {}
-    coverage: dict[str, set[tuple[str, str]]] = {}
-    for record in sorted(records, key=lambda record: record["draw"]):
-        by_place.setdefault((record["group_id"], record["emotion"], record["arm"]), record)
-        coverage.setdefault(record["group_id"], set()).add((record["emotion"], record["arm"]))
-    most = max(map(len, coverage.values()))
-    full = sorted(group for group, covered in coverage.items() if len(covered) == most)
-    step = max(len(full) // SCENARIOS_SHOWN, 1)
-    chosen = full[::step][:SCENARIOS_SHOWN]
-    emotions = list(dict.fromkeys(record["emotion"] for record in records))
-    blocks: list[Block] = [
-        Text(
-            f"{len(chosen)} of {len(coverage)} held-out scenarios, evenly spaced among those that most arms answered, "
-            "so that the choice does not depend on the outcome. The judge's verdict stands beside every reply."
-        )
-    ]
-    for place, group in enumerate(chosen):
-        first = next(record for record in records if record["group_id"] == group)
-        folds = tuple(
-            Fold(f"Asked for {emotion}", (_reply_table(by_place, group, emotion),), is_open=place == 0 and index == 0)
-            for index, emotion in enumerate(emotions)
-        )
-        blocks += [Exchange(first["scenario"], first["event"]), *folds]
-    return tuple(blocks)
-
-
 def tuning(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
     """Every setting that tuning tried on validation scenarios, the chosen ones set apart."""
     control = run.stage("control")
@@ -179,8 +145,7 @@ def _paired(paired: Mapping[str, Any]) -> tuple[Block, ...]:
 def _by_emotion(arms: Mapping[str, Any]) -> Table:
     emotions = list(next(iter(arms.values()))["by_emotion"])
     rows: tuple[Row, ...] = tuple(
-        (words(name), *(_number(share_with_interval(arm["by_emotion"][emotion])) for emotion in emotions))
-        for name, arm in arms.items()
+        (words(name), *(_share(arm["by_emotion"][emotion]) for emotion in emotions)) for name, arm in arms.items()
     )
     return Table("Share judged as asked.", ("arm", *emotions), rows)
 
@@ -235,25 +200,12 @@ def _counts(name: str, matrix: Mapping[str, Any]) -> Table:
     return Table(f"{words(name)}: asked for (rows), judged as (columns).", ("asked for", *matrix["columns"]), rows)
 
 
-def _reply_table(by_place: Mapping[tuple[str, str, str], dict[str, Any]], group: str, emotion: str) -> Table:
-    rows: list[Row] = []
-    for arm in SHOWN_ARMS:
-        record = by_place.get((group, emotion, arm))
-        if record is None:
-            rows.append((words(arm), Cell("not answered by this arm in this run", "reply"), ""))
-        else:
-            rows.append((words(arm), Cell(record["reply"], "reply"), verdict(record["label"], emotion)))
-    emphasis = frozenset({SHOWN_ARMS.index("circuit")})
-    return Table(f"Replies when {emotion} is asked for.", ("arm", "reply", "judged as"), tuple(rows), emphasis)
-
-
-def verdict(label: str, asked: str) -> Cell:
-    """The judge's label, marked in words and tone as right or wrong."""
-    return Cell(f"✓ {label}", tone="good") if label == asked else Cell(f"✗ {label}", tone="bad")
-
-
 def _number(text: str, tone: str = "plain") -> Cell:
     return Cell(text, "number", tone)
+
+
+def _share(part: Mapping[str, Any]) -> Cell:
+    return Cell(percent(part["accuracy"]), "number", note=interval(part["accuracy_ci"]))
 
 
 def _gap_tone(gap: float) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 from emotrace.report.blocks import Block, Cell, Drawer, Fold, Table, Text
 from emotrace.report.loading import RunFiles
-from emotrace.report.sections.control import settings, verdict
+from emotrace.report.sections.control import settings
+from emotrace.report.sections.replies import verdict
 from emotrace.report.wording import counted, facts, number, percent
 from emotrace.runner.protocol import load_protocol, shipped
 
@@ -109,7 +110,9 @@ def _failed(records: list[dict[str, Any]]) -> Table:
         )
         for record in records
     )
-    return Table("Circuit replies not judged as asked.", ("asked for", "judged as", "reply", "scenario"), rows)
+    return Table(
+        "Circuit replies not judged as asked.", ("asked for", "judged as", "reply", "scenario"), rows, stacks=True
+    )
 
 
 def _refused(records: list[dict[str, Any]]) -> Table:
@@ -122,7 +125,9 @@ def _refused(records: list[dict[str, Any]]) -> Table:
         )
         for record in records
     )
-    return Table("Elicited replies that were not accepted.", ("group", "asked for", "judged as", "reply"), rows)
+    return Table(
+        "Elicited replies that were not accepted.", ("group", "asked for", "judged as", "reply"), rows, stacks=True
+    )
 
 
 def _number(text: str) -> Cell:
