@@ -32,9 +32,9 @@ class Artifact:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, torch.Tensor):
-                tensors[field.name] = value.detach().cpu().contiguous()
+                tensors[field.name] = _owned(value)
             elif isinstance(value, Mapping) and value and all(isinstance(v, torch.Tensor) for v in value.values()):
-                tensors |= {f"{field.name}/{key}": v.detach().cpu().contiguous() for key, v in value.items()}
+                tensors |= {f"{field.name}/{key}": _owned(v) for key, v in value.items()}
                 plain[field.name] = {"tensors": list(value)}
             else:
                 plain[field.name] = value
@@ -96,6 +96,11 @@ def write_json(path: Path, value: object) -> None:
     """Write ``value`` as indented JSON, aside and then renamed."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _owned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with memory of its own: safetensors refuses tensors that share any."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _tuples(value: Any) -> Any:

@@ -20,32 +20,34 @@ app = typer.Typer(
     "on the bundled model, in minutes.",
 )
 
-RUN_HELP = """Run a protocol and everything it needs; what is finished already is not computed again.
+RUN_HELP = """Run a protocol and all it needs; what is finished is not computed again.
 
-PROTOCOL is a shipped name (see [bold]emotrace protocols[/bold]) or the path of your own .py file.
+PROTOCOL is a shipped name (see [bold]emotrace protocols[/bold]) or your own .py file.
 
 [bold]Examples[/bold]
 
-  emotrace run paper --out runs/demo                       every experiment on the bundled model
+  emotrace run paper --out runs/demo
 
-  emotrace run ablate -p ks=1,2,4 -p controls=20           one experiment, other parameters
+  emotrace run ablate -p ks=1,2,4 -p controls=20
 
-  emotrace run circuit -p elicit.split=train               a parameter of a stage it needs: stage.name=value
+  emotrace run paper -p control.full=true
 
-  emotrace run circuit --model Qwen/Qwen3-0.6B --data my.jsonl --dtype bfloat16
+  emotrace run circuit --model Qwen/Qwen3-0.6B --dtype bfloat16
 
-  emotrace run my_protocol.py --out runs/mine              your own measurement
+  emotrace run my_protocol.py --data my_scenarios.jsonl
 
-A run can be killed at any moment; the same command goes on after the last finished batch.
-The folder then holds manifest.json, summary.json, report.html and one folder per stage."""
+A run can be killed at any moment: the same command goes on after the last finished batch. The run folder then holds
+manifest.json, summary.json, report.html and one folder per stage."""
 
-STEER_HELP = """Reply to TEXT twice, without and with an emotion's circuit driven, side by side.
+STEER_HELP = """Reply to TEXT without and with an emotion's circuit driven, side by side.
 
 [bold]Examples[/bold]
 
   emotrace steer --emotion anger "My landlord kept the deposit."
 
-  emotrace steer --emotion fear --circuit runs/demo/stages/circuit/circuit.safetensors "The lights went out." """
+  emotrace steer --emotion fear --strength 0.5 "The lights went out."
+
+To drive the circuit of a run of yours: --circuit runs/demo/stages/circuit/circuit.safetensors"""
 
 
 @app.command(help=RUN_HELP, no_args_is_help=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from emotrace.runner import ProtocolSpec
 
@@ -49,5 +50,5 @@ def protocol_table(specs: Sequence[ProtocolSpec]) -> Table:
         table.add_column(heading)
     for spec in specs:
         parameters = "\n".join(str(parameter) for parameter in spec.parameters.values())
-        table.add_row(spec.name, spec.help, ", ".join(spec.needs), parameters.replace("[", r"\["))
+        table.add_row(*map(Text, (spec.name, spec.help, ", ".join(spec.needs), parameters)))
     return table

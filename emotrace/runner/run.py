@@ -1,11 +1,14 @@
 """What a protocol is given: the model, the data, the judges, and the run folder, seen from its stage."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from emotrace.artifacts import Artifact, written_aside
 from emotrace.data.concepts import PAPER_SIX, ConceptSet
@@ -48,6 +51,10 @@ class Inputs:
     remote: bool = False
     custom_judge: Judge | None = None
     loaded: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise RunError(f"no dtype {self.dtype!r}: use float32, bfloat16, float16 or float64")
 
     @cached_property
     def model(self) -> "Model":
@@ -191,8 +198,6 @@ class Run:
 
 def fingerprint(model: Any) -> Any:
     """The model's fingerprint as JSON."""
-    import dataclasses
-
     value = model.fingerprint() if callable(model.fingerprint) else model.fingerprint
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 

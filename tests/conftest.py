@@ -9,7 +9,7 @@ protocol_module = importlib.import_module("emotrace.runner.protocol")  # the pac
 
 @pytest.fixture
 def sev_file(tmp_path: Path) -> Path:
-    """Twenty scenarios in SEV format."""
+    """A file of twenty scenarios in SEV format."""
     path = tmp_path / "twenty.jsonl"
     events = {"positive": "It went well.", "neutral": "Nothing came of it.", "negative": "It went wrong."}
     rows = [

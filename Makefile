@@ -1,0 +1,56 @@
+# Two commands do everything in a fresh clone, their own set-up (.venv) included: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+PINNED_TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: demo test test-all test-fast test-slow coverage lint constraints clean
+
+# Every experiment of the paper on the bundled model: runs/demo/summary.json and runs/demo/report.html.
+demo: $(READY)
+	$(BIN)/emotrace run paper --model bundled --out runs/demo
+
+# Style, types, import layers and the fast tests.
+test: lint test-fast
+
+# The same, the slow tests, and line coverage over both.
+test-all: test
+	$(MAKE) --no-print-directory test-slow coverage
+
+test-fast: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/coverage run -m pytest -m slow
+
+coverage: $(READY)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch first and alone, so that pip takes the build that fits the machine.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("emotrace needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINNED_TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Pin what the bounds in pyproject.toml resolve to today.
+constraints:
+	rm -rf .venv-fresh
+	$(PYTHON) -m venv .venv-fresh
+	.venv-fresh/bin/python -m pip install --quiet -e ".[dev]"
+	head -n 1 constraints.txt > .venv-fresh/pins
+	.venv-fresh/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> .venv-fresh/pins
+	mv .venv-fresh/pins constraints.txt
+	rm -rf .venv-fresh
+
+clean:
+	rm -rf .venv .venv-fresh runs .coverage .coverage.*

@@ -1,0 +1,36 @@
+"""``emotrace steer``: one reply without and one with an emotion's circuit driven."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+import emotrace as et
+from emotrace.errors import CircuitError
+
+SHIPPED_CIRCUIT = Path(et.__file__).parent / "models" / "bundled" / "circuit.safetensors"
+
+
+def steered_table(
+    text: str, emotion: str, strength: float, circuit: Path | None, model: str, max_new_tokens: int
+) -> Table:
+    """The two replies side by side.
+
+    Raises:
+        CircuitError: the circuit is missing or made for another model, or lacks the emotion.
+        ModelError: the model cannot be loaded.
+    """
+    source = circuit or SHIPPED_CIRCUIT
+    if circuit is None and model != "bundled":
+        raise CircuitError(f"no circuit of {model!r} is shipped; find one: emotrace run circuit --model {model}")
+    if not source.is_file():
+        raise CircuitError(f"{source}: no such circuit; find one: emotrace run circuit --model {model}")
+    kept = et.EmotionCircuit.load(source)
+    loaded = et.load(model)
+    plain = et.generate(loaded, text, max_new_tokens=max_new_tokens)
+    steered = et.generate(loaded, text, plan=et.add(kept, emotion, strength=strength), max_new_tokens=max_new_tokens)
+    table = Table(show_lines=False, expand=False)
+    table.add_column("unsteered", ratio=1)
+    table.add_column(f"{emotion}, strength {strength:g}", ratio=1)
+    table.add_row(Text(plain), Text(steered))
+    return table

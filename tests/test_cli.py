@@ -1,0 +1,163 @@
+import json
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import emotrace.cli.doctor as doctor
+from emotrace.cli import app, main
+from emotrace.cli.app import assignments
+from emotrace.cli.tables import ARMS, comparison_table, protocol_table
+from emotrace.errors import ModelError, RunError
+from emotrace.runner import load_protocol
+
+TOYS = Path(__file__).parent / "runner" / "toys.py"
+ROOT = Path(__file__).parents[1]
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False, env={"COLUMNS": "100"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["emotrace", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def text(renderable: Any) -> str:
+    console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_run_computes_and_then_reuses(tmp_path: Path, sev_file: Path) -> None:
+    arguments = ("run", str(TOYS), "--data", str(sev_file), "--out", str(tmp_path / "r"), "--no-report")
+    first = invoke(*arguments, "-p", "toy_first.batches=3", "--seed", "4")
+    assert "toy_first: computing" in first
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["toy_first"]["n"] == 3
+    assert json.loads((tmp_path / "r" / "manifest.json").read_text())["seed"] == 4
+    assert "toys: cached" in invoke(*arguments, "-p", "toy_first.batches=3", "--seed", "4")
+    assert "toy_first: computing (changed seed; parameters: batches)" in invoke(*arguments)
+    assert "toy_first: computing (forced)" in invoke(*arguments, "--force")
+
+
+def test_run_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(monkeypatch, capsys, "run", "nope")
+    assert message.startswith("error: no protocol named 'nope'; shipped: ")
+    assert "\n" not in message
+    assert "no parameter 'speed': pause: float = 0.0" in fails(monkeypatch, capsys, "run", str(TOYS), "-p", "speed=1")
+    assert "write -p name=value" in fails(monkeypatch, capsys, "run", str(TOYS), "-p", "speed")
+    assert "no dtype 'float12'" in fails(monkeypatch, capsys, "run", str(TOYS), "--dtype", "float12")
+    assert "no such dataset: nowhere" in fails(monkeypatch, capsys, "run", str(TOYS), "--data", "nowhere")
+
+
+def test_assignments() -> None:
+    assert assignments(["a=1", "s.b = x=y"]) == {"a": "1", "s.b": " x=y"}
+    with pytest.raises(RunError, match="given twice"):
+        assignments(["a=1", "a=2"])
+
+
+@pytest.mark.parametrize("command", ["run", "steer"])
+def test_help_teaches_with_examples(command: str) -> None:
+    shown = invoke(command, "--help")
+    assert "Examples" in shown
+    assert f"emotrace {command} " in shown
+
+
+def test_protocols_lists_what_is_shipped() -> None:
+    assert "what it measures" in invoke("protocols")
+    shown = text(protocol_table([load_protocol(TOYS)]))
+    assert "Everything." in shown
+    assert "toy_second" in shown
+    assert "pause: float = 0.0" in shown
+
+
+def test_the_comparison_has_a_row_per_arm_in_order() -> None:
+    arm: dict[str, Any] = {"accuracy": 0.5, "accuracy_ci": [0.25, 0.75], "fluency_gap_nats": -0.0312}
+    arms = dict.fromkeys(("extra", *reversed(ARMS)), arm | {"structure_accepted": 0.9, "n": 360})
+    shown = text(comparison_table({"control": {"arms": arms}})).splitlines()
+    places = [next(i for i, line in enumerate(shown) if f" {name.replace('_', ' ')} " in line) for name in ARMS]
+    assert places == sorted(places)
+    assert "50.0%" in shown[places[0]]
+    assert "25.0% to 75.0%" in shown[places[0]]
+    assert "-0.031" in shown[places[0]]
+
+
+def test_steer_says_how_to_get_a_circuit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "none.safetensors")
+    message = fails(monkeypatch, capsys, "steer", "--emotion", "anger", "--circuit", missing, "Hello.")
+    assert message == f"error: {missing}: no such circuit; find one: emotrace run circuit --model bundled"
+    message = fails(monkeypatch, capsys, "steer", "--emotion", "anger", "--model", "my/model", "Hello.")
+    assert "emotrace run circuit --model my/model" in message
+
+
+def test_doctor_compares_with_the_pinned_versions() -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    for name, version in doctor.TESTED.items():
+        assert name == "python" or pinned[name] == version
+    installed = {"python": "3.11.7", "torch": "2.13.0+cpu", "nnsight": "0.8.9", "transformers": "5"}
+    findings = doctor.version_findings(installed)
+    assert [finding.state for finding in findings] == ["ok", "ok", "note", "note"]
+    assert findings[2].detail == "0.8.9 (tested with 0.8.1)"
+
+
+def test_doctor_says_what_is_broken() -> None:
+    def missing() -> str:
+        raise ModelError("weights are missing")
+
+    assert doctor.model_finding(missing) == doctor.Finding("bundled model", "broken", "weights are missing")
+    assert doctor.model_finding(lambda: " ").state == "broken"
+    assert doctor.model_finding(lambda: "Fine.").state == "ok"
+    assert doctor.device_finding().state == "ok"
+
+
+def test_doctor_ends_with_the_state_of_what_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ndif_finding", lambda: doctor.Finding("NDIF", "note", "unreachable [offline]"))
+    for state, code in (("ok", 0), ("broken", 1)):
+        monkeypatch.setattr(doctor, "model_finding", lambda state=state: doctor.Finding("bundled model", state, "x"))
+        result = CliRunner().invoke(app, ["doctor"], catch_exceptions=False)
+        assert result.exit_code == code
+        assert "unreachable [offline]" in result.output
+
+
+def test_doctor_asks_ndif_briefly() -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ping" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Keep quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    host = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        assert doctor.ndif_finding(host).state == "ok"
+        assert doctor.ndif_finding(f"{host}/elsewhere").detail.startswith(f"{host}/elsewhere answers with 404")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert doctor.ndif_finding(host, timeout=0.5).state == "note"
+
+
+def test_the_module_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "emotrace", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "doctor" in done.stdout
