@@ -205,14 +205,16 @@ def test_methods_and_manifest_show_the_parameters_of_the_run(page):
     assert "max_new_tokens 40" in page.text
 
 
-@pytest.mark.parametrize("stage", ["elicit", "directions", "components", "ablate", "influence", "circuit", "control"])
-def test_a_missing_stage_is_named_with_its_command(undrawn, run_folder, stage):
+@pytest.mark.parametrize(
+    "gone", [("elicit", "directions", "components", "ablate"), ("influence", "circuit", "control")]
+)
+def test_a_missing_stage_is_named_with_its_command(undrawn, run_folder, gone):
     path = run_folder / "summary.json"
-    summary = json.loads(path.read_text())
-    del summary[stage]
+    summary = {stage: value for stage, value in json.loads(path.read_text()).items() if stage not in gone}
     path.write_text(json.dumps(summary))
     page = Page(write_report(run_folder).read_text(encoding="utf-8"))
-    assert f"emotrace run {stage} --model bundled --out {run_folder}" in page.text
+    for stage in gone:
+        assert f"emotrace run {stage} --model bundled --out {run_folder}" in page.text
 
 
 def test_an_almost_empty_run_still_has_a_page(tmp_path):

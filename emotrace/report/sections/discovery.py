@@ -117,9 +117,9 @@ def influence(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
             "influence",
             alt=f"Heat maps of influence, emotions by layers, for attention and MLP. Largest: {names.get(site, site)} "
             f"of layer {layer}.",
-            caption=f"A push at {names.get(site, site)} of layer {layer} moves the final reading most (mean influence "
-            f"{number(totals[site, layer])}); of all positive influence, {shares}. Pushes of "
-            f"{listed([number(a) for a in summary['alphas']])} times the residual norm; correlation with the gradient "
+            caption=f"A push at the {names.get(site, site)} of layer {layer} moves the final reading most "
+            f"(mean influence {number(totals[site, layer])}); of all positive influence, {shares}. Pushes of "
+            f"{listed([number(a) for a in summary['alphas']])} times the residual norm; agreement with the gradient "
             f"method {number(summary['agreement_gradient'])}.",
         ),
     )
