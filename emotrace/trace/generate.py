@@ -13,7 +13,7 @@ from emotrace.ledger import Ledger, MemoryLedger
 from emotrace.models.traced import Model
 from emotrace.trace.apply import apply_operations, expected_touches
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
-from emotrace.trace.plan import Plan, compile_plan
+from emotrace.trace.plan import Operation, Plan, compile_plan, compile_rows
 
 MAX_NEW_TOKENS = 64
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
@@ -31,7 +31,7 @@ class GeneratedReply:
 def generate_replies(
     model: Model,
     prompts: Sequence[Sequence[int]],
-    plan: Plan | None = None,
+    plan: Plan | Sequence[Plan] | None = None,
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -44,7 +44,8 @@ def generate_replies(
     Args:
         model: any model.
         prompts: token ids, generation prompt included; lengths may differ.
-        plan: edits made at every pass that their ``tokens`` select; None generates unsteered.
+        plan: edits made at every pass that their ``tokens`` select, one plan for all prompts or one for each, so that
+            many variants share a batch; None generates unsteered.
         max_new_tokens: replies that have not ended by then are cut.
         batch_tokens: padded prompt tokens plus new tokens per batch, at most.
         ledger: keeps finished batches.
@@ -52,17 +53,23 @@ def generate_replies(
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
 
     Raises:
-        PlanError: the plan does not fit, or an unknown sampling option.
+        PlanError: a plan does not fit, plans and prompts differ in number, or an unknown sampling option.
         EditMissed: an edit touched fewer passes than it should have.
     """
     unknown = sorted(set(sampling) - SAMPLING)
     if unknown:
         raise PlanError(f"unknown option {unknown[0]!r}: sampling takes {', '.join(sorted(SAMPLING))}")
+    plans = [plan or Plan()] * len(prompts) if plan is None or isinstance(plan, Plan) else list(plan)
+    if len(plans) != len(prompts):
+        raise PlanError(f"{len(plans)} plans for {len(prompts)} prompts: give one plan, or one for each prompt")
+    for distinct in {id(p): p for p in plans}.values():
+        compile_plan(distinct, model.sizes)
     lengths = [len(ids) + max_new_tokens for ids in prompts]
 
     def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
         batch = pad_left([prompts[row] for row in rows], model.pad_token, rows)
-        return _generate_batch(model, batch, plan or Plan(), max_new_tokens, sampling)
+        operations = compile_rows([plans[row] for row in rows], model.sizes)
+        return _generate_batch(model, batch, operations, max_new_tokens, sampling)
 
     records = (ledger or MemoryLedger()).map(name, plan_batches(lengths, batch_tokens), work)
     replies: dict[int, GeneratedReply] = {}
@@ -73,9 +80,8 @@ def generate_replies(
 
 
 def _generate_batch(
-    model: Model, batch: TokenBatch, plan: Plan, max_new_tokens: int, sampling: dict[str, Any]
+    model: Model, batch: TokenBatch, operations: list[Operation], max_new_tokens: int, sampling: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    operations = compile_plan(plan, model.sizes)
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
     options = {"do_sample": False, "pad_token_id": model.pad_token, **sampling}
     touches: list[int] = []

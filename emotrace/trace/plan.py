@@ -89,9 +89,9 @@ class Operation:
     """All edits of one site, layer and choice of tokens, dense over the site's width W.
 
     Attributes:
-        scale: ``[W]``, or None when nothing is scaled.
-        add: ``[W]`` at the prompt, or None.
-        add_later: ``[W]`` at reply tokens fed back, or None.
+        scale: ``[W]`` or, when rows of a batch have plans of their own, ``[B, 1, W]``; None when nothing is scaled.
+        add: the same at the prompt, or None.
+        add_later: the same at reply tokens fed back, or None.
     """
 
     site: str
@@ -114,6 +114,40 @@ def compile_plan(plan: Plan, sizes: Sizes) -> list[Operation]:
             groups.append((edit, [edit]))
     groups.sort(key=lambda g: (g[0].layer, SITE_ORDER.index(g[0].site)))
     return [_fold(edits, sizes) for _, edits in groups]
+
+
+def compile_rows(plans: Sequence[Plan], sizes: Sizes) -> list[Operation]:
+    """Operations for a batch whose row i has ``plans[i]``; one plan for all rows compiles to unbatched operations."""
+    distinct = {id(plan): plan for plan in plans}
+    compiled = {key: compile_plan(plan, sizes) for key, plan in distinct.items()}
+    if len(compiled) == 1:
+        return next(iter(compiled.values()))
+    places: dict[tuple[int, int, int], dict[tuple[str, Tokens], dict[int, Operation]]] = {}
+    for key, operations in compiled.items():
+        turn: dict[tuple[int, str], int] = {}
+        for operation in operations:
+            place = (operation.layer, operation.site)
+            turn[place] = turn.get(place, -1) + 1
+            slot = (operation.layer, SITE_ORDER.index(operation.site), turn[place])
+            places.setdefault(slot, {}).setdefault((operation.site, operation.tokens), {})[key] = operation
+    rows = [id(plan) for plan in plans]
+    return [
+        _stacked(by_plan, rows, site, slot[0], tokens)
+        for slot in sorted(places)
+        for (site, tokens), by_plan in places[slot].items()
+    ]
+
+
+def _stacked(by_plan: Mapping[int, Operation], rows: Sequence[int], site: str, layer: int, tokens: Tokens) -> Operation:
+    def stacked(name: str, neutral: float) -> torch.Tensor | None:
+        parts = {key: getattr(operation, name) for key, operation in by_plan.items()}
+        known = next((part for part in parts.values() if part is not None), None)
+        if known is None:
+            return None
+        blank = torch.full_like(known, neutral)
+        return torch.stack([blank if parts.get(key) is None else parts[key] for key in rows])[:, None]
+
+    return Operation(site, layer, tokens, stacked("scale", 1.0), stacked("add", 0.0), stacked("add_later", 0.0))
 
 
 def _fold(edits: Sequence[Edit], sizes: Sizes) -> Operation:

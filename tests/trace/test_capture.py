@@ -49,10 +49,7 @@ def test_means_equal_hooks(family):
                 got = statistics.at(place)[site][condition]
                 assert close(got.flatten(1), expected.flatten(1), 1e-12), (place, site)
         rms = torch.stack(
-            [
-                torch.stack([m[0][s].square().mean(-1).sqrt() for s in ("resid_attn", "resid_mlp")], -1)
-                for m in members
-            ]
+            [torch.stack([m[0][s].square().mean(-1).sqrt() for s in ("resid_attn", "resid_mlp")], -1) for m in members]
         ).mean(0)
         assert close(statistics.last["rms"][condition], rms, 1e-12)
 

@@ -85,7 +85,9 @@ def test_strength_zero_is_no_edit_bit_for_bit():
         model = tiny_model(dtype=dtype)
         ids = torch.tensor([random_prompts(1)[0]])
         values = {(1, 2): vector(12), (2, 0): vector(12, seed=4)}
-        plan = shift(values, "heads", strength=0.0, tokens="all") + shift_sublayer(1, "mlp", 0 * vector(32), tokens="all")
+        plan = shift(values, "heads", strength=0.0, tokens="all") + shift_sublayer(
+            1, "mlp", 0 * vector(32), tokens="all"
+        )
         assert torch.equal(logits(model, ids, plan), logits(model, ids, Plan()))
         neurons = shift({(0, 3): vector(1)}, "neurons", strength=0.0, tokens="all")
         assert torch.equal(logits(model, ids, neurons), logits(model, ids, Plan()))
@@ -164,3 +166,20 @@ def test_likelihood_equals_a_plain_forward_pass():
             logprobs = torch_model(model)(torch.tensor([[*prompt, *reply]])).logits[0].log_softmax(-1)
         expected = -sum(logprobs[len(prompt) - 1 + i, token] for i, token in enumerate(reply)) / len(reply)
         assert abs(value - float(expected)) < 1e-5
+
+
+def test_one_batch_holds_a_plan_for_each_row():
+    model, prompts = tiny_model(), random_prompts(6)
+    plans = [
+        shift({(1, 2): 3 * vector(12)}, "heads"),
+        Plan(),
+        zero(neurons=[(0, 3), (2, 1)], tokens="all") + shift({(1, 2): vector(12)}, "heads", tokens="last"),
+        shift({(1, 2): 3 * vector(12)}, "heads", tokens="all") + zero(heads=[(1, 2)], tokens="last"),
+        shift_sublayer(2, "mlp", vector(32)),
+        scale(2.0, heads=[(0, 1)], tokens="prompt"),
+    ]
+    together = generate_replies(model, prompts, plans, max_new_tokens=8)
+    for prompt, plan, reply in zip(prompts, plans, together, strict=True):
+        assert reply == generate_replies(model, [prompt], plan, max_new_tokens=8)[0]
+    with pytest.raises(PlanError, match="6 plans for 2 prompts"):
+        generate_replies(model, prompts[:2], plans)

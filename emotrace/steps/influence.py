@@ -1,0 +1,113 @@
+"""How much each sublayer's push along its direction moves the model's final reading of the emotion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from emotrace.artifacts import Artifact
+from emotrace.errors import DataError
+from emotrace.ledger import Ledger, MemoryLedger, Sums
+from emotrace.models.traced import Model
+from emotrace.steps.directions import Directions
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
+from emotrace.trace.suffix import READOUTS, compute_prefix, inject, readout_gradients
+
+ALPHAS = (0.1, 0.3, 0.5, 0.7)
+METHODS = ("exact", "gradient")
+
+
+@dataclass(frozen=True)
+class Influence(Artifact):
+    """Influence of every sublayer.
+
+    Attributes:
+        emotions: E names.
+        values: float64 ``[E, L, 2]``, fall or rise of the readout per unit of what was added.
+        readout: ``final_norm`` or ``residual``.
+        method: ``exact`` or ``gradient``.
+        alphas: strengths in units of sigma (empty for the gradient method).
+        prompts: number of neutral prompts averaged over.
+    """
+
+    emotions: tuple[str, ...]
+    values: torch.Tensor
+    readout: str
+    method: str
+    alphas: tuple[float, ...]
+    prompts: int
+
+
+def sublayer_influence(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    directions: Directions,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    readout: str = "final_norm",
+    method: str = "exact",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> Influence:
+    """Influence ``I[e, l, p]`` on neutral prompts (DESIGN section 4; Wang et al. 2025, section 5.1).
+
+    Exact: alpha * sigma * v is added to what the sublayer adds at the last token, and the shift of the final state
+    along the reference direction is divided by alpha * sigma and averaged over prompts and alphas. Only the last token
+    is recomputed, on a shared prefix cache, from the injected layer upward, all variants of a layer in one batch. With
+    readout="residual" the last MLP's influence is exactly v . v_ref. Gradient: the limit of vanishing alpha.
+
+    Args:
+        model: any model.
+        prompts: token ids of neutral prompts.
+        directions: directions and sigma of the same model.
+        alphas: strengths.
+        readout: after the final norm, or the residual stream in front of it.
+        method: ``exact`` or ``gradient``.
+        batch_tokens: token budget; for the exact method a prompt counts its length plus its variants.
+        ledger: keeps finished batches.
+
+    Raises:
+        DataError: no prompts, an unknown readout or method, or an alpha that is not positive.
+    """
+    if not prompts:
+        raise DataError("influence needs at least one neutral prompt")
+    if readout not in READOUTS or method not in METHODS:
+        raise DataError(f"choose readout from {READOUTS} and method from {METHODS}, got {readout!r} and {method!r}")
+    if not alphas or min(alphas) <= 0:
+        raise DataError(f"alphas must be positive, got {tuple(alphas)}")
+    variants = len(directions.emotions) * len(alphas) * 2
+    extra = variants if method == "exact" else 0
+    batches = plan_batches([len(ids) + extra for ids in prompts], batch_tokens)
+
+    def work(rows: tuple[int, ...]) -> Sums:
+        chosen = [prompts[row] for row in rows]
+        if method == "gradient":
+            gradients = readout_gradients(model, chosen, directions.reference, readout)
+            return {"influence": (gradients * directions.vectors).sum(-1)}
+        return {"influence": _exact_sums(model, chosen, directions, alphas, readout)}
+
+    sums = (ledger or MemoryLedger()).fold(f"influence_{method}_{readout}", batches, work)
+    used = tuple(alphas) if method == "exact" else ()
+    return Influence(directions.emotions, sums["influence"] / len(prompts), readout, method, used, len(prompts))
+
+
+def _exact_sums(
+    model: Model, prompts: Sequence[Sequence[int]], directions: Directions, alphas: Sequence[float], readout: str
+) -> torch.Tensor:
+    """Influence summed over prompts and averaged over alphas, ``[E, L, 2]``."""
+    prefix = compute_prefix(model, prompts, readout)
+    strengths = torch.tensor(alphas, dtype=torch.float64)
+    emotions, layers = directions.vectors.shape[:2]
+    total = torch.zeros(emotions, layers, 2, dtype=torch.float64)
+    for layer in range(layers):
+        pushes = []
+        for sublayer in range(2):
+            push = strengths[:, None] * directions.sigma[layer, sublayer]
+            pushes.append((push * directions.vectors[:, layer, sublayer, None, :]).flatten(0, 1))
+        nothing = torch.zeros_like(pushes[0])
+        attn, mlp = torch.cat([pushes[0], nothing]), torch.cat([nothing, pushes[1]])
+        shifted = inject(model, prefix, layer, attn, mlp, readout) - prefix.final[:, None]
+        by_variant = shifted.cpu().sum(0).unflatten(0, (2, emotions, len(alphas)))
+        moved = torch.einsum("pead,ed->epa", by_variant, directions.reference)
+        total[:, layer] = (moved / (strengths * directions.sigma[layer][:, None])).mean(-1)
+    return total
