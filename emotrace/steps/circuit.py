@@ -1,0 +1,184 @@
+"""The emotion circuit: which components, with which difference vectors, for which model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from emotrace.artifacts import Artifact
+from emotrace.errors import CircuitError
+from emotrace.formulas.budgets import largest_remainder
+from emotrace.formulas.scores import ranking
+from emotrace.models.traced import Fingerprint, Model
+from emotrace.steps.components import Scores
+from emotrace.steps.directions import Differences
+from emotrace.steps.influence import Influence
+from emotrace.trace.plan import Component, Plan, Tokens, shift
+
+ALLOCATIONS = ("influence", "global", "uniform")
+SITES = ("heads", "neurons")
+
+
+@dataclass(frozen=True)
+class EmotionCircuit(Artifact):
+    """Components and difference vectors of every emotion of a study.
+
+    Attributes:
+        emotions: E names.
+        contrast: contrast of the difference vectors.
+        budgets: components per emotion at ``heads`` and ``neurons``.
+        allocation: how budgets were shared among sublayers.
+        method: how components were scored.
+        fingerprint: the model it belongs to.
+        heads: per emotion, int64 ``[M, 2]`` of (layer, head).
+        heads_last: per emotion, ``[M, d]`` difference vectors at the last prompt token.
+        heads_reply: per emotion, ``[M, d]`` over reply tokens.
+        neurons: per emotion, int64 ``[N, 2]`` of (layer, neuron).
+        neurons_last: per emotion, ``[N, 1]``.
+        neurons_reply: per emotion, ``[N, 1]``.
+    """
+
+    emotions: tuple[str, ...]
+    contrast: str
+    budgets: dict[str, int]
+    allocation: str
+    method: str
+    fingerprint: dict[str, Any]
+    heads: dict[str, torch.Tensor]
+    heads_last: dict[str, torch.Tensor]
+    heads_reply: dict[str, torch.Tensor]
+    neurons: dict[str, torch.Tensor]
+    neurons_last: dict[str, torch.Tensor]
+    neurons_reply: dict[str, torch.Tensor]
+
+    def components(self, site: str, emotion: str) -> list[Component]:
+        """(layer, index) pairs of one emotion at ``heads`` or ``neurons``, in order of rank within each layer."""
+        pairs = {"heads": self.heads, "neurons": self.neurons}[site][self._known(emotion)].tolist()
+        return [(layer, index) for layer, index in pairs]
+
+    def vectors(self, site: str, place: str, emotion: str) -> torch.Tensor:
+        """Difference vectors ``[count, width]`` of one emotion at ``last`` or ``reply``."""
+        values: dict[str, torch.Tensor] = getattr(self, f"{site}_{place}")
+        return values[self._known(emotion)]
+
+    def counts(self, site: str, emotion: str, layers: int) -> list[int]:
+        """Components per layer."""
+        totals = [0] * layers
+        for layer, _ in self.components(site, emotion):
+            totals[layer] += 1
+        return totals
+
+    def check(self, model: Model, *, allow_other_weights: bool = False) -> None:
+        """Raise ``CircuitError`` when the circuit belongs to another model."""
+        Fingerprint(**self.fingerprint).check(model.fingerprint, allow_other_weights=allow_other_weights)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per component: emotion, site, layer, index, and the norm of its vector at the last token."""
+        return [
+            {"emotion": e, "site": site, "layer": layer, "index": index, "norm": float(vector.norm())}
+            for e in self.emotions
+            for site in SITES
+            for (layer, index), vector in zip(self.components(site, e), self.vectors(site, "last", e), strict=True)
+        ]
+
+    def _known(self, emotion: str) -> str:
+        if emotion not in self.emotions:
+            raise CircuitError(f"the circuit has no {emotion!r}; it holds {', '.join(self.emotions)}")
+        return emotion
+
+
+def assemble(
+    model: Model,
+    scores: Scores,
+    influence: Influence,
+    differences: Differences,
+    *,
+    heads: int,
+    neurons: int,
+    allocation: str = "influence",
+) -> EmotionCircuit:
+    """Share ``heads`` and ``neurons`` per emotion among sublayers and fill each share with the best components.
+
+    ``influence``: in proportion to max(I, 0) of attention and of MLP sublayers, each normalised on its own;
+    ``global``: the best components wherever they are; ``uniform``: equal shares. Raises ``CircuitError`` when a budget
+    does not fit, no influence is positive, or the allocation is unknown.
+    """
+    if allocation not in ALLOCATIONS:
+        raise CircuitError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
+    chosen: dict[str, dict[str, list[Component]]] = {}
+    for e, emotion in enumerate(scores.emotions):
+        chosen[emotion] = {
+            site: _fill(scores.at(site)[e], influence.values[e, :, sublayer].numpy(), budget, allocation)
+            for sublayer, (site, budget) in enumerate((("heads", heads), ("neurons", neurons)))
+        }
+    return from_components(
+        model,
+        differences,
+        chosen,
+        budgets={"heads": heads, "neurons": neurons},
+        allocation=allocation,
+        method=scores.method,
+    )
+
+
+def from_components(
+    model: Model,
+    differences: Differences,
+    chosen: Mapping[str, Mapping[str, list[Component]]],
+    *,
+    budgets: dict[str, int],
+    allocation: str,
+    method: str,
+) -> EmotionCircuit:
+    """A circuit of given components (``chosen[emotion][site]``) with their own difference vectors."""
+    fields: dict[str, dict[str, torch.Tensor]] = {
+        f"{site}{suffix}": {} for site in SITES for suffix in ("", "_last", "_reply")
+    }
+    for emotion, by_site in chosen.items():
+        e = differences.emotions.index(emotion)
+        for site in SITES:
+            pairs = torch.tensor(by_site[site], dtype=torch.int64).reshape(-1, 2)
+            fields[site][emotion] = pairs
+            for place in ("last", "reply"):
+                values: torch.Tensor = getattr(differences, place)[site][e]
+                picked = values[pairs[:, 0], pairs[:, 1]]
+                fields[f"{site}_{place}"][emotion] = picked.reshape(len(pairs), -1)
+    fingerprint = asdict(model.fingerprint)
+    return EmotionCircuit(tuple(chosen), differences.contrast, budgets, allocation, method, fingerprint, **fields)
+
+
+def add(circuit: EmotionCircuit, emotion: str, *, strength: float = 1.0, tokens: Tokens = "reply") -> Plan:
+    """The plan that adds ``strength`` times the circuit's difference vectors of ``emotion``.
+
+    ``tokens="reply"`` uses the vectors of the last prompt token there and the reply's after it; ``"all"`` and
+    ``"generated"`` use the reply's alone; any other choice the last token's.
+    """
+    plan = Plan()
+    for site in SITES:
+        components = circuit.components(site, emotion)
+        first, later = (circuit.vectors(site, place, emotion) for place in ("last", "reply"))
+        if tokens in ("all", "generated"):
+            first = later
+        plan = plan + shift(
+            dict(zip(components, first, strict=True)),
+            site,
+            strength=strength,
+            later=dict(zip(components, later, strict=True)) if tokens == "reply" else None,
+            tokens=tokens,
+        )
+    return plan
+
+
+def _fill(scores: torch.Tensor, influence: np.ndarray, budget: int, allocation: str) -> list[Component]:
+    if allocation == "global":
+        return [(layer, index) for layer, index in ranking(scores)[:budget].tolist()]
+    layers, width = scores.shape
+    weights = influence if allocation == "influence" else np.ones(layers)
+    shares = largest_remainder(weights, budget, width)
+    return [
+        (layer, int(index))
+        for layer in range(layers)
+        for index in torch.argsort(scores[layer], descending=True, stable=True)[: int(shares[layer])]
+    ]

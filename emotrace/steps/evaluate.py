@@ -1,0 +1,216 @@
+"""Replies of an arm on held-out scenarios, judged blind, with their likelihood; and the summary of an arm."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from emotrace.data.concepts import NEUTRAL, ConceptSet
+from emotrace.data.prompts import prompt
+from emotrace.data.sev import Group, Scenario
+from emotrace.formulas.statistics import Interval, PairedDifference, paired_difference, proportion_interval
+from emotrace.judges.base import ABSTAIN, INCOHERENT, Judge, Reply
+from emotrace.judges.fluency import measure
+from emotrace.ledger import Ledger
+from emotrace.models.traced import Model
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.generate import MAX_NEW_TOKENS, generate_replies
+from emotrace.trace.likelihood import reply_nll
+from emotrace.trace.plan import Plan
+
+
+@dataclass(frozen=True)
+class Task:
+    """One held-out reply to make: a group and the emotion asked for."""
+
+    group: Group
+    emotion: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one reply is made: a task, a plan, and whether the prompt names the emotion or is the neutral one."""
+
+    task: Task
+    plan: Plan
+    prompted: bool = False
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class JudgedReply:
+    """One reply of one arm.
+
+    Attributes:
+        emotion: the emotion asked for; the judge never sees it.
+        label: the verdict.
+        structure: accepted by the structural judge, or None without one.
+        nll: nats per token under the unsteered model given the emotion's prompt, or None for an empty reply.
+        stopped: the model ended the reply itself.
+    """
+
+    arm: str
+    draw: int
+    group_id: str
+    skeleton_id: str
+    valence: str
+    scenario: str
+    event: str
+    emotion: str
+    reply: str
+    label: str
+    structure: bool | None
+    nll: float | None
+    stopped: bool
+
+    @property
+    def correct(self) -> bool:
+        """Judged as the emotion asked for; abstentions and incoherent replies are not."""
+        return self.label == self.emotion
+
+
+def held_out_tasks(scenarios: Sequence[Scenario], concepts: ConceptSet, count: int) -> list[Task]:
+    """A task per emotion and scenario over ``count`` scenarios, valences rotating so that each is met equally often."""
+    return [
+        Task(scenario.groups()[(i + e) % 3], emotion)
+        for i, scenario in enumerate(scenarios[:count])
+        for e, emotion in enumerate(concepts.labels)
+    ]
+
+
+def evaluate(
+    model: Model,
+    arm: str,
+    attempts: Sequence[Attempt],
+    concepts: ConceptSet,
+    judge: Judge,
+    *,
+    structure: Any = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> list[JudgedReply]:
+    """Greedy replies of every attempt, in the order given, judged blind and scored under the unsteered model."""
+    asked = [prompt(a.task.group, a.task.emotion, concepts) for a in attempts]
+    used = [p if a.prompted else prompt(a.task.group, NEUTRAL, concepts) for a, p in zip(attempts, asked, strict=True)]
+    asked_ids, used_ids = model.encode(asked), model.encode(used)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "ledger": ledger}
+    replies = generate_replies(
+        model, used_ids, [a.plan for a in attempts], max_new_tokens=max_new_tokens, name=f"generate_{arm}", **options
+    )
+    likelihoods = reply_nll(model, asked_ids, [r.ids for r in replies], name=f"likelihood_{arm}", **options)
+    texts = [
+        Reply(reply.text, a.task.group.scenario.scenario, a.task.group.event)
+        for a, reply in zip(attempts, replies, strict=True)
+    ]
+    verdicts = judge.judge(texts)
+    return [
+        JudgedReply(
+            arm,
+            attempt.draw,
+            attempt.task.group.id,
+            attempt.task.group.skeleton_id,
+            attempt.task.group.valence,
+            text.scenario,
+            text.event,
+            attempt.task.emotion,
+            reply.text,
+            verdict.label,
+            None if structure is None else bool(structure.accepts(text)),
+            nll,
+            reply.stopped,
+        )
+        for attempt, reply, nll, text, verdict in zip(attempts, replies, likelihoods, texts, verdicts, strict=True)
+    ]
+
+
+def to_records(replies: Sequence[JudgedReply]) -> list[dict[str, Any]]:
+    """Replies as JSON records."""
+    return [asdict(reply) for reply in replies]
+
+
+def accuracy(replies: Sequence[JudgedReply], seed: int) -> Interval:
+    """Share judged as asked, with its 95 % interval over scenarios."""
+    return proportion_interval([r.correct for r in replies], [r.skeleton_id for r in replies], seed=seed)
+
+
+def fluency_gap(replies: Sequence[JudgedReply], prompted: Sequence[JudgedReply]) -> float | None:
+    """Mean nats per token of ``replies`` minus that of prompted replies to the same tasks; None when all are empty."""
+    tasks = {(r.group_id, r.emotion) for r in replies}
+    reference = [r.nll for r in prompted if (r.group_id, r.emotion) in tasks and r.nll is not None]
+    values = [r.nll for r in replies if r.nll is not None]
+    return float(np.mean(values) - np.mean(reference)) if values and reference else None
+
+
+def arm_summary(
+    replies: Sequence[JudgedReply],
+    prompted: Sequence[JudgedReply],
+    *,
+    seed: int,
+    lexicon: frozenset[str] | None = None,
+) -> dict[str, Any]:
+    """Everything reported of an arm, as JSON: accuracy with intervals, fluency, structure, and failures."""
+    text = measure([r.reply for r in replies], lexicon)
+    labels = Counter(r.label for r in replies)
+    checked = [r.structure for r in replies if r.structure is not None]
+    whole = accuracy(replies, seed)
+    return {
+        "accuracy": whole.estimate,
+        "accuracy_ci": [whole.low, whole.high],
+        "by_emotion": _by(replies, "emotion", seed),
+        "by_valence": _by(replies, "valence", seed),
+        "fluency_gap_nats": fluency_gap(replies, prompted),
+        "structure_accepted": float(np.mean(checked)) if checked else None,
+        "repetition": text.repetition,
+        "distinct_2": text.distinct_2,
+        "nonwords": text.nonwords,
+        "length": text.length,
+        "stopped": float(np.mean([r.stopped for r in replies])),
+        "empty": sum(r.nll is None for r in replies),
+        "abstained": labels[ABSTAIN] / len(replies),
+        "incoherent": labels[INCOHERENT] / len(replies),
+        "distinct_replies": len({r.reply for r in replies}),
+        "n": len(replies),
+        "scenarios": len({r.skeleton_id for r in replies}),
+        "draws": len({r.draw for r in replies}),
+    }
+
+
+def confusion(replies: Sequence[JudgedReply], emotions: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """Counts of verdicts (columns) by emotion asked for (rows)."""
+    counts = Counter((r.emotion, r.label) for r in replies)
+    return {
+        "rows": list(emotions),
+        "columns": list(columns),
+        "counts": [[counts[row, column] for column in columns] for row in emotions],
+    }
+
+
+def paired_accuracy(a: Sequence[JudgedReply], b: Sequence[JudgedReply], *, seed: int) -> PairedDifference:
+    """Accuracy of ``a`` minus that of ``b`` over the tasks that both hold, paired by task, clustered by scenario."""
+    mine, theirs = _task_means(a), _task_means(b)
+    shared = [key for key in mine if key in theirs]
+    clusters = [key[0].rsplit("/", 1)[0] for key in shared]
+    return paired_difference([mine[k] for k in shared], [theirs[k] for k in shared], clusters, seed=seed)
+
+
+def _task_means(replies: Sequence[JudgedReply]) -> Mapping[tuple[str, str], float]:
+    flags: dict[tuple[str, str], list[bool]] = {}
+    for reply in replies:
+        flags.setdefault((reply.group_id, reply.emotion), []).append(reply.correct)
+    return {key: float(np.mean(values)) for key, values in flags.items()}
+
+
+def _by(replies: Sequence[JudgedReply], field: str, seed: int) -> dict[str, dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {}
+    for value in dict.fromkeys(getattr(r, field) for r in replies):
+        members = [r for r in replies if getattr(r, field) == value]
+        interval = accuracy(members, seed)
+        parts[value] = {
+            "accuracy": interval.estimate,
+            "accuracy_ci": [interval.low, interval.high],
+            "n": len(members),
+        }
+    return parts

@@ -1,0 +1,107 @@
+"""Controls for a circuit: other components, the same size; and the same components, another direction."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from emotrace.models.traced import Model
+from emotrace.steps.circuit import SITES, EmotionCircuit, from_components
+from emotrace.steps.directions import Differences
+from emotrace.trace.plan import Component
+
+
+class Controls:
+    """Draws control circuits for one circuit. Weights are read from the model once.
+
+    Args:
+        model: the circuit's model.
+        circuit: the circuit under test.
+        differences: difference vectors of every component, from which controls take their own.
+    """
+
+    def __init__(self, model: Model, circuit: EmotionCircuit, differences: Differences) -> None:
+        self.model, self.circuit, self.differences = model, circuit, differences
+        self.weights = {"heads": model.out_proj_weight(), "neurons": model.down_proj_weight()[..., None]}
+
+    def matched(self, seed: int) -> EmotionCircuit:
+        """As many random components in every sublayer, drawn outside the emotion's circuit."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = {e: {site: self._matched(site, e, generator) for site in SITES} for e in self.circuit.emotions}
+        return self._circuit(chosen, "matched")
+
+    def anywhere(self, seed: int) -> EmotionCircuit:
+        """As many random components in all, in any layer."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen: dict[str, dict[str, list[Component]]] = {}
+        for emotion in self.circuit.emotions:
+            chosen[emotion] = {}
+            for site in SITES:
+                width = self.weights[site].shape[2]
+                order = torch.randperm(self.model.sizes.layers * width, generator=generator)
+                picked = order[: len(self.circuit.components(site, emotion))].tolist()
+                chosen[emotion][site] = sorted((n // width, n % width) for n in picked)
+        return self._circuit(chosen, "anywhere")
+
+    def rescaled(self, other: EmotionCircuit) -> EmotionCircuit:
+        """``other`` with its vectors scaled so that each sublayer's summed write has the norm of the circuit's."""
+        return self._with_circuit_norms(other)
+
+    def random_direction(self, seed: int) -> EmotionCircuit:
+        """The circuit's own components with random vectors whose summed writes have the circuit's norms."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn: dict[str, Any] = {
+            f"{site}_{place}": {
+                e: torch.randn(self.circuit.vectors(site, place, e).shape, generator=generator, dtype=torch.float64)
+                for e in self.circuit.emotions
+            }
+            for site in SITES
+            for place in ("last", "reply")
+        }
+        return self._with_circuit_norms(replace(self.circuit, **drawn))
+
+    def summed_writes(self, circuit: EmotionCircuit, site: str, place: str, emotion: str) -> torch.Tensor:
+        """What the circuit's components of ``site`` together add in each layer, ``[L, D]``, at strength 1."""
+        weights = self.weights[site]
+        total = torch.zeros(weights.shape[0], weights.shape[1], dtype=torch.float64)
+        pairs = circuit.components(site, emotion)
+        for (layer, index), vector in zip(pairs, circuit.vectors(site, place, emotion), strict=True):
+            total[layer] += weights[layer, :, index] @ vector.double()
+        return total
+
+    def shortfall(self, circuit: EmotionCircuit) -> int:
+        """How many components a matched control lacks because its sublayers have too few outside the circuit."""
+        return sum(
+            len(self.circuit.components(site, e)) - len(circuit.components(site, e))
+            for site in SITES
+            for e in self.circuit.emotions
+        )
+
+    def _matched(self, site: str, emotion: str, generator: torch.Generator) -> list[Component]:
+        width = self.weights[site].shape[2]
+        taken = set(self.circuit.components(site, emotion))
+        picked: list[Component] = []
+        for layer, count in enumerate(self.circuit.counts(site, emotion, self.model.sizes.layers)):
+            free = [(layer, index) for index in range(width) if (layer, index) not in taken]
+            order = torch.randperm(len(free), generator=generator)[:count].tolist()
+            picked += sorted(free[n] for n in order)
+        return picked
+
+    def _circuit(self, chosen: dict[str, dict[str, list[Component]]], name: str) -> EmotionCircuit:
+        return from_components(
+            self.model, self.differences, chosen, budgets=self.circuit.budgets, allocation=name, method="random"
+        )
+
+    def _with_circuit_norms(self, other: EmotionCircuit) -> EmotionCircuit:
+        fields: dict[str, Any] = {}
+        for site in SITES:
+            for place in ("last", "reply"):
+                scaled = {}
+                for emotion in other.emotions:
+                    mine = self.summed_writes(self.circuit, site, place, emotion).norm(dim=-1)
+                    theirs = self.summed_writes(other, site, place, emotion).norm(dim=-1)
+                    factors = torch.where(theirs > 0, mine / theirs.clamp(min=1e-300), torch.zeros_like(mine))
+                    layers = torch.tensor([layer for layer, _ in other.components(site, emotion)], dtype=torch.int64)
+                    scaled[emotion] = other.vectors(site, place, emotion) * factors[layers][:, None]
+                fields[f"{site}_{place}"] = scaled
+        return replace(other, **fields)
