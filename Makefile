@@ -46,7 +46,7 @@ $(READY): pyproject.toml constraints.txt
 constraints:
 	rm -rf .venv-fresh
 	$(PYTHON) -m venv .venv-fresh
-	.venv-fresh/bin/python -m pip install --quiet -e ".[dev]"
+	.venv-fresh/bin/python -m pip install --quiet -e ".[dev,gpu]"
 	head -n 1 constraints.txt > .venv-fresh/pins
 	.venv-fresh/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> .venv-fresh/pins
 	mv .venv-fresh/pins constraints.txt

@@ -104,13 +104,15 @@ def read_jsonl(path: Path) -> list[Scenario]:
     """Scenarios of one file, in file order; raises ``DataError`` with ``file:line`` and the field at fault."""
     scenarios: list[Scenario] = []
     first_line: dict[str, int] = {}
-    with path.open(encoding="utf-8") as handle:
+    with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line)") from error
             except json.JSONDecodeError as error:
                 raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
             scenario = _parse(record, where)
