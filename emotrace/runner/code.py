@@ -18,7 +18,11 @@ EXCLUDED = (
     "emotrace.runner.manifest",
 )
 MODEL_FOLDER = PACKAGE / "models" / "bundled"
-COUNTED_ELSEWHERE = (MODEL_FOLDER, PACKAGE / "data")  # through the model's and the dataset's own hashes
+COUNTED_ELSEWHERE = (  # through the model's and the dataset's own hashes, or a result of runs
+    MODEL_FOLDER / "weights",
+    MODEL_FOLDER / "circuit.safetensors",
+    PACKAGE / "data",
+)
 Import = tuple[int, str, tuple[str, ...]]  # relative level, module, names
 DATA_SUFFIXES = (".json", ".jsonl", ".safetensors", ".txt")
 
@@ -131,7 +135,9 @@ def _data_files(module: Path) -> dict[str, str]:
 def _files_beside(folder: Path) -> Iterator[Path]:
     """Files of a folder and of its subfolders that hold no modules."""
     for path in sorted(folder.iterdir()):
+        if path in COUNTED_ELSEWHERE:
+            continue
         if path.is_file():
             yield path
-        elif path not in COUNTED_ELSEWHERE and not any(path.glob("*.py")):
+        elif not any(path.glob("*.py")):
             yield from _files_beside(path)
