@@ -65,9 +65,8 @@ def residual_plan(directions: Directions, reply: Directions, emotion: str, setti
     for layer in range(setting.layers[0], setting.layers[1] + 1):
         size = setting.strength * directions.sigma[layer, 1]
         first, later = (size * d.vectors[e, layer, 1] for d in (directions, reply))
-        plan = plan + shift_sublayer(
-            layer, "mlp", later if tokens in ("all", "generated") else first, later=later, tokens=tokens
-        )
+        at_prompt = later if tokens in ("all", "generated") else first
+        plan = plan + shift_sublayer(layer, "mlp", at_prompt, later=later, tokens=tokens)
     return plan
 
 
@@ -151,7 +150,7 @@ class Tried:
 
 
 def choose(tried: Sequence[Tried], *, fluency_bar: float) -> Tried:
-    """The most accurate setting within the fluency bar, ties to the smaller strength; the least disfluent if none is."""
+    """The most accurate setting within the fluency bar, ties to the smaller strength; else the least disfluent one."""
     within = [t for t in tried if t.fluency_gap_nats is not None and abs(t.fluency_gap_nats) <= fluency_bar]
     if within:
         return max(within, key=lambda t: (t.accuracy, -t.setting.strength))

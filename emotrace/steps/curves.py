@@ -1,0 +1,101 @@
+"""Dose curves: a measure against the number of components edited, the best ones beside random ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from emotrace.formulas.statistics import cluster_bootstrap
+from emotrace.steps.components import Scores
+from emotrace.trace.plan import Component
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values per prompt of one curve.
+
+    Attributes:
+        ks: numbers of components.
+        top: per emotion ``[K, N]``, the measure with the k best components edited.
+        random: per emotion ``[K, N]``, the same averaged over random draws.
+        baseline: per emotion ``[N]``, unedited.
+        clusters: per emotion, the scenario of each prompt.
+    """
+
+    ks: tuple[int, ...]
+    top: Mapping[str, np.ndarray]
+    random: Mapping[str, np.ndarray]
+    baseline: Mapping[str, np.ndarray]
+    clusters: Mapping[str, Sequence[str]]
+
+    def summary(self, measure: str, seed: int) -> dict[str, Any]:
+        """Means over emotions with 95 % bands over scenarios, as JSON."""
+        clusters = [c for e in self.top for c in self.clusters[e]]
+
+        def pooled(values: Mapping[str, np.ndarray]) -> tuple[list[float], list[list[float]]]:
+            bands = [
+                cluster_bootstrap(np.concatenate([values[e][row] for e in values]), clusters, seed=seed)
+                for row in range(len(self.ks))
+            ]
+            return [b.estimate for b in bands], [[b.low, b.high] for b in bands]
+
+        top, top_band = pooled(self.top)
+        random, random_band = pooled(self.random)
+        return {
+            "k": list(self.ks),
+            "top": top,
+            "top_band": top_band,
+            "random": random,
+            "random_band": random_band,
+            "baseline": float(np.mean(np.concatenate([self.baseline[e] for e in self.top]))),
+            "by_emotion": {
+                e: {
+                    "top": self.top[e].mean(-1).tolist(),
+                    "random": self.random[e].mean(-1).tolist(),
+                    "baseline": float(self.baseline[e].mean()),
+                }
+                for e in self.top
+            },
+            "measure": measure,
+        }
+
+
+def random_components(scores: Scores, site: str, emotion: str, count: int, seed: int) -> list[Component]:
+    """``count`` random components of ``site`` that are not among the ``count`` best of ``emotion``."""
+    layers, width = scores.at(site).shape[1:]
+    best = set(scores.top(site, emotion, count))
+    order = torch.randperm(layers * width, generator=torch.Generator().manual_seed(seed)).tolist()
+    free = ((n // width, n % width) for n in order if (n // width, n % width) not in best)
+    return [component for component, _ in zip(free, range(count), strict=False)]
+
+
+def dose_curve(
+    scores: Scores,
+    site: str,
+    ks: Sequence[int],
+    controls: int,
+    clusters: Mapping[str, Sequence[str]],
+    measure: Callable[[str, list[Component]], np.ndarray],
+    *,
+    seed: int,
+) -> Curve:
+    """``measure(emotion, components) -> [N]`` for the k best and for ``controls`` random draws of k components."""
+    total = scores.at(site)[0].numel()
+    used = tuple(k for k in ks if k <= total // 2)
+    top: dict[str, np.ndarray] = {}
+    random: dict[str, np.ndarray] = {}
+    baseline: dict[str, np.ndarray] = {}
+    for emotion in scores.emotions:
+        baseline[emotion] = measure(emotion, [])
+        top[emotion] = np.stack([measure(emotion, scores.top(site, emotion, k)) for k in used])
+        draws = [
+            [
+                measure(emotion, random_components(scores, site, emotion, k, seed + 104729 * (draw + 1)))
+                for draw in range(controls)
+            ]
+            for k in used
+        ]
+        random[emotion] = np.stack([np.mean(values, axis=0) for values in draws])
+    return Curve(used, top, random, baseline, clusters)

@@ -1,0 +1,53 @@
+"""How well the emotions of a prompt can be told from the residual stream, layer by layer."""
+
+from dataclasses import dataclass
+
+import torch
+
+from emotrace.artifacts import Artifact
+from emotrace.formulas.directions import unit
+
+
+@dataclass(frozen=True)
+class States(Artifact):
+    """Last-token states of single prompts, for figures and for reading emotions off.
+
+    Attributes:
+        emotions: E names.
+        layers: K layer indices.
+        states: float32 ``[N, K, 2, D]`` after attention and after the MLP.
+        label_index: int64 ``[N]`` into ``emotions``.
+        clusters: the scenario of each row.
+    """
+
+    emotions: tuple[str, ...]
+    layers: tuple[int, ...]
+    states: torch.Tensor
+    label_index: torch.Tensor
+    clusters: tuple[str, ...]
+
+
+def nearest_direction_accuracy(states: States, *, folds: int = 5) -> torch.Tensor:
+    """Share of held-out states whose emotion is the nearest direction, ``[K, 2]``.
+
+    Directions are fitted on all scenarios but one fold's, on states centred on the training mean; chance is 1 / E.
+    """
+    names = list(dict.fromkeys(states.clusters))
+    fold = torch.tensor([names.index(cluster) % folds for cluster in states.clusters])
+    right = torch.zeros(states.states.shape[1:3], dtype=torch.float64)
+    for held_out in range(folds):
+        train, test = fold != held_out, fold == held_out
+        if not bool(test.any()) or not bool(train.any()):
+            continue
+        values, labels = states.states.double(), states.label_index
+        centre = values[train].mean(0)
+        means = torch.stack([values[train & (labels == e)].mean(0) - centre for e in range(len(states.emotions))])
+        similarity = torch.einsum("nkpd,ekpd->nkpe", values[test] - centre, unit(means))
+        right += (similarity.argmax(-1) == labels[test][:, None, None]).double().sum(0)
+    return right / len(states.clusters)
+
+
+def cosines(vectors: torch.Tensor) -> list[list[float]]:
+    """Cosine similarities of ``[E, D]`` vectors, ``[E][E]``."""
+    units = unit(vectors)
+    return [[round(value, 6) for value in row] for row in (units @ units.T).tolist()]

@@ -1,0 +1,141 @@
+"""The comparison: can the circuit alone make the model speak with the emotion, and can anything else of its size?"""
+
+import re
+from typing import Any
+
+from emotrace.runner import Run, protocol
+from emotrace.steps.circuit import EmotionCircuit
+from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, spread_draws, tried
+from emotrace.steps.directions import Differences, Directions
+from emotrace.steps.evaluate import (
+    JudgedReply,
+    arm_summary,
+    confusion,
+    evaluate,
+    held_out_tasks,
+    paired_accuracy,
+    to_records,
+)
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+ALPHAS = (0.1, 0.25, 0.5)
+DEPTHS = ("0.15-0.40", "0.39-0.72")
+RANDOM = ("random_matched", "random_matched_rescaled", "random_anywhere", "random_direction")
+
+
+@protocol(needs=["circuit", "elicit", "directions"])
+def control(
+    run: Run,
+    *,
+    scenarios: int = 60,
+    validation_scenarios: int = 20,
+    draws: int = 10,
+    full: bool = False,
+    tokens: str = "reply",
+    strengths: tuple[float, ...] = STRENGTHS,
+    residual_alphas: tuple[float, ...] = ALPHAS,
+    residual_depths: tuple[str, ...] = DEPTHS,
+    fluency_bar: float = 0.1,
+    max_new_tokens: int = 48,
+) -> dict[str, Any]:
+    """Steer neutral prompts of held-out scenarios with every arm and let a blind judge name the emotion (Table 3).
+
+    Every arm that has a strength is tuned on validation scenarios, on the same number of replies, for accuracy within
+    `fluency_bar` nats per token of prompted replies; then each makes one reply per test scenario and emotion. Random
+    arms spread these over `draws` draws; with `full` each draw makes all of them. `residual_depths` are ranges of depth
+    in (0, 1].
+    """
+    built = run.open("circuit", "circuit", EmotionCircuit)
+    arms = Arms(
+        run.model,
+        built,
+        run.open("directions", "differences", Differences),
+        run.open("directions", "directions", Directions),
+        run.open("directions", "directions_reply", Directions),
+        tokens=tokens,
+        seed=run.seed,
+    )
+    ranges = [_layers(depth, run.model.sizes.layers) for depth in residual_depths]
+    grids = {arm: [Setting(s) for s in strengths] for arm in ("circuit", *RANDOM)}
+    grids["residual"] = [Setting(alpha, layers) for layers in ranges for alpha in residual_alphas]
+
+    def replies(arm: str, split: str, count: int, setting: Setting | None, name: str, every: bool) -> list[JudgedReply]:
+        tasks = held_out_tasks(run.data.split(split), run.concepts, count)
+        dealt = spread_draws(tasks, draws, full=every) if arm in RANDOM else [(task, 0) for task in tasks]
+        return evaluate(
+            run.model,
+            name,
+            [arms.attempt(arm, task, setting, draw) for task, draw in dealt],
+            run.concepts,
+            run.judge,
+            structure=run.structure,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=run.batch_tokens,
+            ledger=run.ledger,
+        )
+
+    reference = replies("prompting", "validation", validation_scenarios, None, "validation_prompting", False)
+    trials: list[Tried] = []
+    settings: dict[str, Setting | None] = {"unsteered": None, "prompting": None}
+    for arm, grid in grids.items():
+        for number, setting in enumerate(grid):
+            name = f"validation_{arm}_{number}"
+            sample = replies(arm, "validation", validation_scenarios, setting, name, False)
+            trials.append(tried(arm, setting, sample, reference, run.seed))
+        settings[arm] = choose([t for t in trials if t.arm == arm], fluency_bar=fluency_bar).setting
+    settings["wrong_emotion"] = settings["circuit"]
+
+    made = {arm: replies(arm, "test", scenarios, settings[arm], arm, full) for arm in ARMS}
+    run.write_records("replies", [record for arm in ARMS for record in to_records(made[arm])])
+    lexicon = frozenset(re.findall(r"[a-z']+", " ".join(r.reply for r in made["prompting"] + reference).lower()))
+    summaries: dict[str, dict[str, Any]] = {}
+    for arm in ARMS:
+        chosen = settings[arm]
+        summaries[arm] = {
+            **arm_summary(made[arm], made["prompting"], seed=run.seed, lexicon=lexicon),
+            "description": DESCRIPTIONS[arm],
+            "strength": chosen.strength if chosen else None,
+            "layers": list(chosen.layers) if chosen and chosen.layers else None,
+        }
+    wrong = made["wrong_emotion"]
+    summaries["wrong_emotion"]["as_other"] = sum(r.label == arms.other(r.emotion) for r in wrong) / len(wrong)
+    columns = [*run.judge.labels, "abstain"]
+    paired = {
+        f"circuit_minus_{arm}": paired_accuracy(made["circuit"], made[arm], seed=run.seed)
+        for arm in ARMS
+        if arm != "circuit"
+    }
+    return {
+        "arms": summaries,
+        "confusion": {arm: confusion(made[arm], run.concepts.labels, columns) for arm in ARMS},
+        "paired": {
+            name: {"difference": p.difference, "ci": [p.interval.low, p.interval.high], "p": p.p}
+            for name, p in paired.items()
+        },
+        "tuning": [
+            {
+                "arm": t.arm,
+                **t.setting.to_record(),
+                "accuracy": t.accuracy,
+                "fluency_gap_nats": t.fluency_gap_nats,
+                "n": t.n,
+                "chosen": t.setting == settings[t.arm],
+            }
+            for t in trials
+        ],
+        "settings": {
+            "tokens": tokens,
+            "fluency_bar": fluency_bar,
+            "draws": draws,
+            "full": full,
+            "validation_replies_per_setting": len(reference),
+            "matched_shortfall": sum(arms.controls.shortfall(arms.drawn("random_matched", d)) for d in range(draws)),
+        },
+    }
+
+
+def _layers(depth: str, layers: int) -> tuple[int, int]:
+    """First and last layer whose relative depth (l + 1) / L lies in ``"low-high"``."""
+    low, high = (float(part) for part in depth.split("-"))
+    inside = [layer for layer in range(layers) if low <= (layer + 1) / layers <= high]
+    return inside[0], inside[-1]

@@ -1,0 +1,51 @@
+"""Emotion directions of the residual stream, and how well they tell emotions apart over depth."""
+
+from typing import Any
+
+import torch
+
+from emotrace.runner import Run, protocol
+from emotrace.steps.directions import difference_vectors, emotion_directions
+from emotrace.steps.elicit import Elicitation
+from emotrace.steps.separation import States, cosines, nearest_direction_accuracy
+from emotrace.trace.capture import capture, last_token_states
+
+
+@protocol(needs=["elicit"])
+def directions(run: Run, *, contrast: str = "neutral", sample: int = 60) -> dict[str, Any]:
+    """Capture all four sites in one pass over the accepted replies; directions, difference vectors and sigma follow.
+
+    Directions are centred on the mean over emotions (the paper's contrast). `contrast` is that of the difference
+    vectors that circuits add: neutral or emotions. `sample` scenarios are kept state by state, for the separation of
+    emotions by layer (nearest direction, cross-validated by scenario) and for the picture of clusters.
+    """
+    elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
+    statistics = capture(
+        run.model, elicited.samples(), elicited.conditions, batch_tokens=run.batch_tokens, ledger=run.ledger
+    )
+    run.save("statistics", statistics)
+    found = emotion_directions(statistics)
+    run.save("directions", found)
+    run.save("directions_reply", emotion_directions(statistics, measured_at="reply"))
+    run.save("differences", difference_vectors(statistics, contrast=contrast))
+
+    kept = set(list(dict.fromkeys(reply.skeleton_id for reply in elicited.accepted()))[:sample])
+    replies = [r for e in run.concepts.labels for r in elicited.accepted(e) if r.skeleton_id in kept]
+    layers = tuple(range(run.model.sizes.layers))
+    values = last_token_states(
+        run.model, [r.prompt_ids for r in replies], layers, batch_tokens=run.batch_tokens, ledger=run.ledger
+    )
+    labels = torch.tensor([run.concepts.index(r.condition) for r in replies])
+    states = States(run.concepts.labels, layers, values, labels, tuple(r.skeleton_id for r in replies))
+    run.save("states", states)
+    separation = nearest_direction_accuracy(states)
+    return {
+        "emotions": list(run.concepts.labels),
+        "layers": len(layers),
+        "groups": len(elicited.accepted_groups),
+        "contrast": contrast,
+        "separation": {"resid_attn": separation[:, 0].tolist(), "resid_mlp": separation[:, 1].tolist()},
+        "cosines": cosines(found.reference),
+        "reference_layers": list(found.reference_layers),
+        "norms": {"attn": found.norms[:, :, 0].tolist(), "mlp": found.norms[:, :, 1].tolist()},
+    }

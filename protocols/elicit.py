@@ -1,0 +1,38 @@
+"""Elicit replies in every emotion and keep the groups that worked."""
+
+from typing import Any
+
+from emotrace.data.sev import groups
+from emotrace.runner import Run, protocol
+from emotrace.steps.elicit import elicit as elicit_replies
+
+
+@protocol(needs=[])
+def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 48) -> dict[str, Any]:
+    """Ask for every emotion, and for none, on the training scenarios, and judge the replies blind.
+
+    A group (scenario and event) is used further on when its replies were accepted in every emotion.
+    `scenarios` limits how many training scenarios are used (0 for all).
+    """
+    chosen = groups(run.data.train[: scenarios or None])
+    elicited = elicit_replies(
+        run.model,
+        chosen,
+        run.concepts,
+        run.judge,
+        structure=run.structure,
+        max_new_tokens=max_new_tokens,
+        batch_tokens=run.batch_tokens,
+        ledger=run.ledger,
+    )
+    run.write_records("replies", elicited.to_records())
+    checked = [reply.structure for reply in elicited.replies]
+    return {
+        "groups": len(chosen),
+        "accepted_groups": len(elicited.accepted_groups),
+        "dropped_groups": len(elicited.dropped_groups),
+        "acceptance": elicited.acceptance(),
+        "structure_accepted": sum(map(bool, checked)) / len(checked),
+        "distinct_replies": len({reply.reply for reply in elicited.replies}),
+        "replies": len(elicited.replies),
+    }

@@ -1,0 +1,57 @@
+"""Push the best components on a neutral prompt and watch the emotion appear."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from emotrace.data.concepts import NEUTRAL
+from emotrace.data.prompts import prompt
+from emotrace.data.sev import groups
+from emotrace.runner import Run, protocol
+from emotrace.steps.components import Scores
+from emotrace.steps.curves import dose_curve
+from emotrace.steps.directions import Differences, Directions
+from emotrace.trace.apply import apply
+from emotrace.trace.batches import pad_left
+from emotrace.trace.plan import Component, shift
+
+KS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@protocol(needs=["components"])
+def enhance(
+    run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios: int = 20, strength: float = 1.0
+) -> dict[str, Any]:
+    """Add the difference vectors of the top-k neurons or heads to a neutral prompt (Fig. 3c, 3d).
+
+    The emotion score is the projection of the last token's final state (after the final norm) on the reference
+    direction. Edits act at the last prompt token. `controls` random draws of k other components, with their own
+    difference vectors.
+    """
+    model, labels = run.model, run.concepts.labels
+    scores = run.open("components", "scores", Scores)
+    differences = run.open("directions", "differences", Differences)
+    reference = run.open("directions", "directions", Directions).reference
+    chosen = [g for i, g in enumerate(groups(run.data.validation[:scenarios])) if i % 3 == (i // 3) % 3]
+    batch = pad_left(model.encode([prompt(g, NEUTRAL, run.concepts) for g in chosen]), model.pad_token)
+    clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
+
+    def curve(site: str) -> dict[str, Any]:
+        def emotion_score(emotion: str, components: list[Component]) -> np.ndarray:
+            e = run.concepts.index(emotion)
+            direction, values = reference[e].to(model.device), differences.last[site][e]
+            vectors = {(layer, index): values[layer, index] for layer, index in components}
+            plan = shift(vectors, site, strength=strength, tokens="last")
+            with model.trace(
+                batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
+            ):
+                with torch.no_grad():
+                    apply(model, plan)
+                    score = (model.final_norm.output[:, -1].double() @ direction).save()
+            return score.cpu().numpy()
+
+        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed)
+        return found.summary("projection on the reference direction", run.seed)
+
+    return {"curves": {"heads": curve("heads"), "neurons": curve("neurons")}, "prompts": len(chosen) * len(labels)}
