@@ -1,0 +1,89 @@
+"""The whole discovery in one call: from scenarios to an emotion circuit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emotrace.data.concepts import NEUTRAL, PAPER_SIX, ConceptSet
+from emotrace.data.sev import Scenario, groups
+from emotrace.judges.base import Judge
+from emotrace.judges.bundled import BundledJudge
+from emotrace.ledger import Ledger
+from emotrace.models.traced import Model
+from emotrace.steps.circuit import EmotionCircuit, assemble
+from emotrace.steps.components import Scores, score_components
+from emotrace.steps.directions import Differences, Directions, difference_vectors, emotion_directions
+from emotrace.steps.elicit import Elicitation, elicit
+from emotrace.steps.influence import Influence, sublayer_influence
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.capture import Statistics, capture
+
+SHARE = 0.05
+INFLUENCE_PROMPTS = 40
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that discovery found, step by step."""
+
+    elicited: Elicitation
+    statistics: Statistics
+    directions: Directions
+    differences: Differences
+    scores: Scores
+    influence: Influence
+    circuit: EmotionCircuit
+
+
+def discover(
+    model: Model,
+    scenarios: Sequence[Scenario],
+    *,
+    concepts: ConceptSet = PAPER_SIX,
+    judge: Judge | None = None,
+    heads: int | None = None,
+    neurons: int | None = None,
+    contrast: str = "neutral",
+    method: str = "analytic",
+    allocation: str = "influence",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> Study:
+    """Elicit, capture, find directions, score components, measure influence, assemble the circuit.
+
+    Args:
+        model: from :func:`emotrace.load`.
+        scenarios: training scenarios.
+        concepts: the emotions.
+        judge: decides which replies count; the bundled judge by default.
+        heads: heads per emotion; 5 % of the model's by default.
+        neurons: neurons per emotion; 5 % of the model's by default.
+        contrast: of the difference vectors that the circuit adds, ``neutral`` or ``emotions``.
+        method: how components are scored.
+        allocation: how budgets are shared among sublayers.
+        batch_tokens: token budget of a batch.
+        ledger: shows progress and keeps batches; in memory by default.
+
+    Raises:
+        DataError: no group was accepted in every emotion.
+        CircuitError: a budget does not fit.
+    """
+    elicited = elicit(
+        model, groups(scenarios), concepts, judge or BundledJudge.load(), batch_tokens=batch_tokens, ledger=ledger
+    )
+    statistics = capture(model, elicited.samples(), elicited.conditions, batch_tokens=batch_tokens, ledger=ledger)
+    directions = emotion_directions(statistics)
+    differences = difference_vectors(statistics, contrast=contrast)
+    neutral = [reply.prompt_ids for reply in elicited.accepted(NEUTRAL)]
+    sampled = neutral[:: max(1, len(neutral) // INFLUENCE_PROMPTS)][:INFLUENCE_PROMPTS]
+    scores = score_components(model, statistics, directions, differences, method=method, prompts=sampled)
+    influence = sublayer_influence(model, sampled, directions, batch_tokens=batch_tokens, ledger=ledger)
+    circuit = assemble(
+        model,
+        scores,
+        influence,
+        differences,
+        heads=heads or int(SHARE * model.sizes.count("heads")),
+        neurons=neurons or int(SHARE * model.sizes.count("neurons")),
+        allocation=allocation,
+    )
+    return Study(elicited, statistics, directions, differences, scores, influence, circuit)
