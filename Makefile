@@ -48,7 +48,7 @@ constraints:
 	$(PYTHON) -m venv .venv-fresh
 	.venv-fresh/bin/python -m pip install --quiet -e ".[dev,gpu]"
 	head -n 1 constraints.txt > .venv-fresh/pins
-	.venv-fresh/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> .venv-fresh/pins
+	.venv-fresh/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//' >> .venv-fresh/pins
 	mv .venv-fresh/pins constraints.txt
 	rm -rf .venv-fresh
 

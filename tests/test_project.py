@@ -1,0 +1,89 @@
+"""The project's own promises: pinned versions, what the wheel holds, what the documents name."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonical(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    return [canonical(re.match(r"[\w.-]+", line)[0]) for line in (*project["dependencies"], *extras)]  # type: ignore[index]
+
+
+def test_everything_declared_is_pinned() -> None:
+    assert set(declared()) <= set(pins())
+
+
+def test_everything_installed_here_is_pinned_to_what_is_installed() -> None:
+    """What the declared packages pull in, followed through their metadata, is pinned too."""
+    seen: set[str] = set()
+    todo = [name for name in declared() if _installed(name)]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for line in metadata.requires(name) or []:
+            needed = canonical(re.match(r"[\w.-]+", line)[0])  # type: ignore[index]
+            if "extra ==" not in line and _installed(needed):
+                todo.append(needed)
+    installed = {name: metadata.version(name).split("+")[0] for name in seen}
+    assert installed == {name: version for name, version in pins().items() if name in installed}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def test_each_dependency_is_explained() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().lower()
+    assert [name for name in declared() if f"`{name}`" not in text] == []
+
+
+def test_each_third_party_import_is_declared() -> None:
+    distributions = {"sklearn": "scikit-learn"}
+    found: set[str] = set()
+    for path in [*(ROOT / "emotrace").rglob("*.py"), *(ROOT / "protocols").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    third = found - set(sys.stdlib_module_names) - {"emotrace", "protocols"}
+    assert {canonical(distributions.get(name, name)) for name in third} <= set(declared())
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_protocols_and_all_data(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    listing = subprocess.run(
+        ["git", "ls-files", "emotrace", "protocols"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(listing.stdout.split()) <= inside
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in inside)
