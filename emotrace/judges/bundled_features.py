@@ -35,13 +35,14 @@ _TAGS = {
         "NEG": "not never",
         "DEG": "very really too quite just even only almost always already again still ever now then here so",
         "VERB": "let make makes made say says said get got go goes went gone come comes came know knew think "
-        "thought feel feels felt want wants wanted tell told take took see saw heard hear keep kept leave left give gave "
-        "find found put need needs please lost look looked",
+        "thought feel feels felt want wants wanted tell told take took see saw heard hear keep kept leave left give "
+        "gave find found put need needs please lost look looked",
     }.items()
     for word in words.split()
 }
 _CLOSED = ENGLISH_STOP_WORDS | set(_TAGS) | {"dear", "oh", "ah", "wow", "ugh", "let's", "what's"}
-_DENSE = 11
+_DENSE = 14
+_LOOP = 5.0
 
 
 def tokens(text: str) -> list[str]:
@@ -55,7 +56,7 @@ def content_features(texts: Sequence[str]) -> sparse.csr_matrix:
 
 
 def order_features(texts: Sequence[str]) -> sparse.csr_matrix:
-    """What shows broken order or broken words: [N, 49163] float64.
+    """What shows broken order or broken words: [N, 49166] float64.
 
     Presence of 1-2-grams of the text's skeleton (function words and punctuation as they are, other words by their
     ending) and of 2-4-grams of word classes; letter 2-4-grams; measures of repetition, length and completeness.
@@ -109,7 +110,7 @@ def _measures(found: Sequence[str]) -> list[float]:
         float(found[-1] in ".!?\"'"),
         sum(token in _CLOSED for token in spoken) / n,
         looped / n,
-        float(looped >= 6),
+        *(_LOOP * (looped >= least) for least in (2, 3, 4, 6)),
     ]
 
 

@@ -36,7 +36,7 @@ def fit(texts: Sequence[Text], *, seed: int) -> BundledWeights:
     plain = [text.text for text in texts]
     labels = np.array([text.label for text in texts])
     broken = labels == INCOHERENT
-    order = LogisticRegression(C=0.01, solver="liblinear", random_state=seed)
+    order = LogisticRegression(C=0.02, solver="liblinear", random_state=seed)
     order.fit(order_features(plain), broken)
     content = LogisticRegression(C=30.0, max_iter=300, random_state=seed)
     kept = np.flatnonzero(~broken)
