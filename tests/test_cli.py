@@ -7,15 +7,20 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import emotrace as et
 import emotrace.cli.doctor as doctor
 from emotrace.cli import app, main
 from emotrace.cli.app import assignments
 from emotrace.cli.tables import ARMS, comparison_table, protocol_table
 from emotrace.errors import ModelError, RunError
 from emotrace.runner import load_protocol
+from emotrace.runner.run import fingerprint
+from emotrace.steps.circuit import EmotionCircuit
+from tests.tiny import tiny_model, torch_model
 
 TOYS = Path(__file__).parent / "runner" / "toys.py"
 ROOT = Path(__file__).parents[1]
@@ -103,6 +108,61 @@ def test_steer_says_how_to_get_a_circuit(
     assert message == f"error: {missing}: no such circuit; find one: emotrace run circuit --model bundled"
     message = fails(monkeypatch, capsys, "steer", "--emotion", "anger", "--model", "my/model", "Hello.")
     assert "emotrace run circuit --model my/model" in message
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A tiny random model as a folder, and a circuit of it beside its weights."""
+    model = tiny_model(dtype=torch.float32)
+    torch_model(model).save_pretrained(tmp_path / "tiny")
+    model.tokenizer.save_pretrained(tmp_path / "tiny")
+    sizes = model.sizes
+    where = torch.tensor([[1, 0]])
+    EmotionCircuit(
+        emotions=("anger",),
+        contrast="neutral",
+        budgets={"heads": 1, "neurons": 1},
+        allocation="global",
+        method="analytic",
+        fingerprint=json.loads(json.dumps(fingerprint(model))),
+        heads={"anger": where},
+        heads_last={"anger": torch.full((1, sizes.head_width), 9.0)},
+        heads_reply={"anger": torch.full((1, sizes.head_width), 9.0)},
+        neurons={"anger": where},
+        neurons_last={"anger": torch.full((1, 1), 9.0)},
+        neurons_reply={"anger": torch.full((1, 1), 9.0)},
+    ).save(tmp_path / "tiny" / "circuit.safetensors")
+    return tmp_path / "tiny"
+
+
+def test_steer_shows_both_replies(tiny_folder: Path) -> None:
+    circuit = tiny_folder / "circuit.safetensors"
+    plain, steered, same = (
+        invoke(
+            *("steer", "--model", str(tiny_folder), "--circuit", str(circuit), "--emotion", "anger"),
+            *("--max-new-tokens", "3", "--strength", strength, "w9 w10"),
+        )
+        for strength in ("0.5", "8", "0")
+    )
+    assert "unsteered" in plain
+    assert "anger, strength 0.5" in plain
+    unsteered = et.generate(et.load(tiny_folder), "w9 w10", max_new_tokens=3)
+    assert all(unsteered in shown for shown in (plain, steered, same))
+    assert same.count(unsteered) == 2
+    assert steered.count(unsteered) == 1
+
+
+def test_steer_refuses_what_does_not_belong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["steer", "--circuit", str(tiny_folder / "circuit.safetensors"), "w9"]
+    message = fails(monkeypatch, capsys, *arguments, "--emotion", "joy", "--model", str(tiny_folder))
+    assert message == "error: the circuit has no 'joy'; it holds anger"
+    other = tiny_model(dtype=torch.float32, layers=2)
+    torch_model(other).save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    message = fails(monkeypatch, capsys, *arguments, "--emotion", "anger", "--model", str(tmp_path / "other"))
+    assert "made for a model of other sizes" in message
 
 
 def test_doctor_compares_with_the_pinned_versions() -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from transformers.utils.logging import disable_progress_bar
 
 from emotrace.errors import EmotraceError, RunError
 
@@ -128,16 +130,9 @@ def assignments(texts: list[str]) -> dict[str, str]:
 
 def main() -> None:
     """Entry point: errors made for people are one line and exit code 2, without a traceback."""
+    disable_progress_bar()  # bars of loading weights would run through the list of stages
     try:
         app()
     except EmotraceError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

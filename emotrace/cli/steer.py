@@ -26,9 +26,11 @@ def steered_table(
     if not source.is_file():
         raise CircuitError(f"{source}: no such circuit; find one: emotrace run circuit --model {model}")
     kept = et.EmotionCircuit.load(source)
+    plan = et.add(kept, emotion, strength=strength)
     loaded = et.load(model)
+    kept.check(loaded)
     plain = et.generate(loaded, text, max_new_tokens=max_new_tokens)
-    steered = et.generate(loaded, text, plan=et.add(kept, emotion, strength=strength), max_new_tokens=max_new_tokens)
+    steered = et.generate(loaded, text, plan=plan, max_new_tokens=max_new_tokens)
     table = Table(show_lines=False, expand=False)
     table.add_column("unsteered", ratio=1)
     table.add_column(f"{emotion}, strength {strength:g}", ratio=1)
