@@ -68,7 +68,8 @@ def generate_replies(
 
     def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
         batch = pad_left([prompts[row] for row in rows], model.pad_token, rows)
-        operations = compile_rows([plans[row] for row in rows], model.sizes)
+        compiled = compile_rows([plans[row] for row in rows], model.sizes)
+        operations = [operation.placed(model.device, model.dtype) for operation in compiled]
         return _generate_batch(model, batch, operations, max_new_tokens, sampling)
 
     records = (ledger or MemoryLedger()).map(name, plan_batches(lengths, batch_tokens), work)

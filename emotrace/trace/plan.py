@@ -6,6 +6,7 @@ tokens folds into a single multiply and add per step, however many components it
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import Self
 
 import torch
@@ -100,6 +101,14 @@ class Operation:
     scale: torch.Tensor | None
     add: torch.Tensor | None
     add_later: torch.Tensor | None
+
+    def placed(self, device: torch.device, dtype: torch.dtype) -> "Operation":
+        """The same operation in the model's dtype, on its device, so that no step converts anything."""
+
+        def moved(value: torch.Tensor | None) -> torch.Tensor | None:
+            return None if value is None else value.to(device, dtype)
+
+        return replace_fields(self, scale=moved(self.scale), add=moved(self.add), add_later=moved(self.add_later))
 
 
 def compile_plan(plan: Plan, sizes: Sizes) -> list[Operation]:

@@ -73,7 +73,7 @@ def test_influence_equals_full_passes(readout):
             return y
 
         def keep(x):
-            seen.append((x if readout == "residual" else x)[0, -1].clone())
+            seen.append(x[0, -1].clone())
             return x
 
         watch = {"before" if readout == "residual" else "after": keep}

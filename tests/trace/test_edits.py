@@ -16,7 +16,7 @@ def vector(*shape, seed=0):
 
 
 def greedy_by_hooks(model, prompt, edit, steps):
-    """Greedy reply of one unpadded prompt, full pass each step without a cache; ``edit(x, n_prompt)`` on layer 1's heads."""
+    """Greedy reply of one unpadded prompt, a full pass each step; ``edit(x, n_prompt)`` acts on layer 1's heads."""
     plain = torch_model(model)
     ids = list(prompt)
     with hooked(plain.model.layers[1].self_attn.o_proj, before=lambda x: edit(x.clone(), len(prompt))), torch.no_grad():
@@ -110,7 +110,7 @@ def test_edits_compose_in_order_and_undo_each_other():
 def test_no_edit_leaks_into_the_next_trace_after_an_exception():
     model, ids = tiny_model(), torch.tensor([random_prompts(1)[0]])
     before = logits(model, ids, Plan())
-    with pytest.raises(Exception, match="deliberate"):
+    with pytest.raises(Exception, match="deliberate"):  # noqa: PT012  the trace is the block under test
         with model.trace(ids, attention_mask=torch.ones_like(ids)):
             with torch.no_grad():
                 apply(model, zero(heads=[(0, 0)]))
