@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
 from emotrace.artifacts import write_json
 from emotrace.errors import RunError
 from emotrace.runner.code import MODEL_FOLDER
@@ -94,11 +96,11 @@ def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
 
 
 def model_key(name: str) -> dict[str, str]:
-    """What stands for a model that is named: a hash of a folder's files, or the Hub id and its cached revision."""
+    """What stands for a model that is named: a hash of a folder's files, or the Hub id and its revision."""
     folder = MODEL_FOLDER / "weights" if name == "bundled" else Path(name)
-    if folder.is_dir():
+    if name == "bundled" or folder.is_dir():
         return {"name": name, "sha256": folder_hash(folder)}
-    return {"name": name, "revision": _cached_revision(name)}
+    return {"name": name, "revision": _revision(name)}
 
 
 def folder_hash(folder: Path) -> str:
@@ -123,12 +125,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _cached_revision(name: str) -> str:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
+def _revision(name: str) -> str:
+    """Commit of a Hub model: the one in the cache, or else the one that its config comes with."""
     try:
         path = try_to_load_from_cache(name, "config.json")
-    except HFValidationError as error:
-        raise RunError(f"{name!r} is neither 'bundled', nor a folder, nor a Hub id ({error})") from error
-    return Path(path).parent.name if isinstance(path, str) else "not cached"
+        return Path(path if isinstance(path, str) else hf_hub_download(name, "config.json")).parent.name
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"no model {name!r}: neither 'bundled', nor a folder, nor found on the Hub ({reason})"
+        ) from error

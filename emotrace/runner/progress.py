@@ -90,6 +90,7 @@ class LiveReporter:
 
     def batches(self, stage: str, name: str, done: int, total: int) -> None:
         text = f"{name} {done}/{total}"
+        # never quite full: rich stops the clock of a full bar, and a stage may hold several pieces of work
         self._progress.update(self._tasks[stage], description=text, completed=done, total=max(total, 1) + 1e-9)
 
     def done(self, stage: str, seconds: float) -> None:

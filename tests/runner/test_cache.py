@@ -31,8 +31,14 @@ def test_the_bundled_model_is_its_weights_folder(tmp_path: Path, monkeypatch: py
     assert model_key("bundled") == {"name": "bundled", "sha256": folder_hash(weights)}
 
 
-def test_a_hub_id_is_known_by_its_cached_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert model_key("nobody/nothing") == {"name": "nobody/nothing", "revision": "not cached"}
+def test_a_hub_id_is_known_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match="no model 'nobody/nothing': neither 'bundled', nor a folder, nor found"):
+        model_key("nobody/nothing")
+    fetched = tmp_path / "snapshots" / "4567cdef" / "config.json"
+    with monkeypatch.context() as online:
+        online.setattr(cache, "hf_hub_download", lambda name, file: str(fetched))
+        assert model_key("nobody/nothing") == {"name": "nobody/nothing", "revision": "4567cdef"}
     snapshot = tmp_path / "models--nobody--nothing" / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -40,7 +46,7 @@ def test_a_hub_id_is_known_by_its_cached_revision(tmp_path: Path, monkeypatch: p
     (tmp_path / "models--nobody--nothing" / "refs" / "main").write_text("0123abcd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert model_key("nobody/nothing")["revision"] == "0123abcd"
-    with pytest.raises(RunError, match="neither 'bundled', nor a folder, nor a Hub id"):
+    with pytest.raises(RunError, match="no model 'no such/model/anywhere'"):
         model_key("no such/model/anywhere")
 
 

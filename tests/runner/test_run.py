@@ -59,9 +59,10 @@ def test_counts_and_fingerprint_reach_the_manifest_and_stay_there(tmp_path: Path
 
 def test_what_a_protocol_sees(tmp_path: Path, sev_file: Path) -> None:
     judge = Fixed()
-    inputs = Inputs("somewhere/model", sev_file, seed=5, batch_tokens=99, custom_judge=judge)
+    (tmp_path / "model").mkdir()
+    inputs = Inputs(tmp_path / "model", sev_file, seed=5, batch_tokens=99, custom_judge=judge)
     run = Run(tmp_path, "mine", ("elicit",), inputs, DiskLedger(tmp_path / "stages" / "mine", "key"))
-    assert (run.seed, run.batch_tokens, run.model_id) == (5, 99, "somewhere/model")
+    assert (run.seed, run.batch_tokens, run.model_id) == (5, 99, str(tmp_path / "model"))
     assert isinstance(run.data, SevDataset)
     assert run.concepts.labels[0] == "anger"
     assert run.judge is judge
