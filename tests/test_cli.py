@@ -17,7 +17,7 @@ from emotrace.cli import app, main
 from emotrace.cli.app import assignments
 from emotrace.cli.tables import ARMS, comparison_table, protocol_table
 from emotrace.errors import ModelError, RunError
-from emotrace.runner import load_protocol
+from emotrace.runner import RunResult, load_protocol
 from emotrace.runner.run import fingerprint
 from emotrace.steps.circuit import EmotionCircuit
 from tests.tiny import tiny_model, torch_model
@@ -56,6 +56,30 @@ def test_run_computes_and_then_reuses(tmp_path: Path, sev_file: Path) -> None:
     assert "toys: cached" in invoke(*arguments, "-p", "toy_first.batches=3", "--seed", "4")
     assert "toy_first: computing (changed seed; parameters: batches)" in invoke(*arguments)
     assert "toy_first: computing (forced)" in invoke(*arguments, "--force")
+
+
+def test_run_writes_the_report_and_prints_the_comparison(
+    tmp_path: Path, sev_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--data", str(sev_file), "--out", str(tmp_path / "r"), "-p", "toy_first.batches=2"]
+    shown = invoke("run", str(TOYS), *arguments)
+    assert f"results: {tmp_path / 'r' / 'summary.json'}" in shown
+    assert f"report:  {tmp_path / 'r' / 'report.html'}" in shown
+    assert (tmp_path / "r" / "report.html").stat().st_size > 1000
+    arm = {"accuracy": 1.0, "accuracy_ci": [0.9, 1.0], "fluency_gap_nats": 0.0, "structure_accepted": 1.0, "n": 360}
+    done = RunResult(tmp_path / "r", {"control": {"arms": {"circuit": arm}}}, ("control",), ())
+    monkeypatch.setattr("emotrace.cli.run.run_protocol", lambda *given, **options: done)
+    assert "90.0% to 100.0%" in invoke("run", "control", "--no-report")
+
+
+def test_a_stopped_run_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any, **options: Any) -> RunResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emotrace.cli.run.run_protocol", stopped)
+    result = CliRunner().invoke(app, ["run", "control"])
+    assert result.exit_code != 0
+    assert "the same command goes on from there" in result.output
 
 
 def test_run_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
