@@ -78,7 +78,7 @@ class LiveReporter:
 
     def start(self, stages: Sequence[str]) -> None:
         for stage in stages:
-            self._tasks[stage] = self._progress.add_task("waiting", start=False, total=None, stage=stage)
+            self._tasks[stage] = self._progress.add_task("waiting", start=False, total=1, stage=stage)
         self._progress.start()
 
     def cached(self, stage: str) -> None:

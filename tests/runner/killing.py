@@ -35,21 +35,18 @@ def computed(out: Path) -> list[tuple[str, str, int]]:
     return found
 
 
-def kill_while_running(protocol: str | Path, out: Path, arguments: Sequence[str], moments: int, seed: int) -> list[int]:
-    """SIGKILL the run ``moments`` times, each after a random number of further batches; then let it end.
+def kill_while_running(protocol: str | Path, out: Path, arguments: Sequence[str], goals: Sequence[int]) -> list[int]:
+    """SIGKILL the run whenever as many batches as a goal says have been computed, then let it end.
 
     Returns how many batches had been computed at each kill, so that a test can show that the kills fell into the work.
     """
-    generator = random.Random(seed)
     counts = []
-    for _ in range(moments):
-        goal = len(computed(out)) + generator.randint(1, 6)
+    for goal in goals:
         process = subprocess.Popen(
             command(protocol, out, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while process.poll() is None and len(computed(out)) < goal:
             time.sleep(0.002)
-        time.sleep(generator.random() * 0.03)
         assert process.poll() is None, "the run ended before it could be killed; give it more or slower batches"
         process.kill()
         process.wait()
@@ -76,8 +73,10 @@ def assert_survives_kills(
 ) -> None:
     """A killed and resumed run equals an uninterrupted one bit for bit, and no finished batch is computed twice."""
     run_to_end(protocol, folder / "whole", arguments)
-    counts = kill_while_running(protocol, folder / "killed", arguments, moments, seed)
-    whole, killed = computed(folder / "whole"), computed(folder / "killed")
+    whole = computed(folder / "whole")
+    goals = sorted(random.Random(seed).sample(range(1, len(whole) - 1), moments))
+    counts = kill_while_running(protocol, folder / "killed", arguments, goals)
+    killed = computed(folder / "killed")
     assert counts[-1] < len(whole), "the last kill came after all the work"
     assert sorted(set(killed)) == sorted(killed), "a finished batch was computed twice"
     missing = set(whole) - set(killed)  # a kill between a batch's data and its log line

@@ -9,7 +9,7 @@ from filelock import FileLock
 from emotrace.errors import RunError
 from emotrace.runner import Inputs, RunResult, run_protocol
 from emotrace.runner.execute import summarise
-from tests.runner.killing import assert_survives_kills, results
+from tests.runner.killing import results
 
 TOYS = Path(__file__).with_name("toys.py")
 
@@ -144,12 +144,3 @@ def test_a_damaged_record_is_named(tmp_path: Path, inputs: Inputs) -> None:
     (tmp_path / "run/stages/toys/stage.json").write_text("{")
     with pytest.raises(RunError, match=r"toys/stage\.json: damaged"):
         run(tmp_path / "run", inputs)
-
-
-@pytest.mark.slow
-def test_three_kills_change_nothing(tmp_path: Path, sev_file: Path) -> None:
-    arguments = ["--data", str(sev_file)]
-    for stage in ("toy_first", "toy_second", "toys"):
-        name = "pause" if stage == "toys" else f"{stage}.pause"
-        arguments += ["-p", f"{name}=0.02"]
-    assert_survives_kills(TOYS, tmp_path, arguments, moments=3, seed=11)
