@@ -1,5 +1,6 @@
 import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ def sev_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_registry() -> Iterator[None]:
     """Protocols defined by a test are gone after it."""
-    monkeypatch.setattr(protocol_module, "_registry", dict(protocol_module._registry))
+    before = dict(protocol_module._registry)
+    yield
+    for name, spec in list(protocol_module._registry.items()):
+        if name not in before and spec.source.parent != protocol_module.shipped_folder():
+            del protocol_module._registry[name]

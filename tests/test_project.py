@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from emotrace.cli.app import RUN_HELP, assignments
+from emotrace.runner import load_protocol, shipped
+from emotrace.runner.protocol import assign, plan
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -87,3 +91,28 @@ def test_the_wheel_holds_the_protocols_and_all_data(tmp_path: Path) -> None:
     )
     assert set(listing.stdout.split()) <= inside
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in inside)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_commands_in_the_documents_fit_the_protocols(document: str) -> None:
+    text = (ROOT / document).read_text() + RUN_HELP
+    commands = re.findall(r"emotrace run (\w+)((?: (?:-p|--\w+) \S+)*)", text)
+    assert {name for name, _ in commands} >= {"paper", "ablate"}
+    for name, options in commands:
+        assert name in shipped() or name in ("lengths", "my_protocol")
+        if name in shipped():
+            assign(plan(load_protocol(name)), assignments(re.findall(r"-p (\S+)", options)))
+
+
+def test_the_example_of_a_protocol_works(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (tmp_path / "lengths.py").write_text(source)
+    spec = load_protocol(tmp_path / "lengths.py")
+    assert [stage.name for stage in plan(spec)] == ["elicit", "lengths"]
+
+    class Seen:
+        def records(self, stage: str, name: str) -> list[dict[str, str]]:
+            assert (stage, name) == ("elicit", "replies")
+            return [{"condition": "anger", "reply": "one two three"}, {"condition": "anger", "reply": "one"}]
+
+    assert spec.function(Seen(), conditions=("anger", "fear")) == {"words": {"anger": 2.0}}
