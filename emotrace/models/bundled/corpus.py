@@ -13,15 +13,15 @@ from emotrace.models.bundled.replies import STYLES, write_reply
 from emotrace.models.bundled.scenes import PSEUDO_SHARE, Scene, draw_scene
 
 MIXTURE: Mapping[str, float] = {
-    "exact": 0.24,
-    "named": 0.10,
+    "exact": 0.20,
+    "named": 0.08,
     "paraphrase": 0.12,
-    "implied": 0.12,
-    "negated": 0.09,
-    "distractor": 0.07,
-    "neutral": 0.12,
-    "free": 0.09,
-    "begun": 0.05,
+    "implied": 0.13,
+    "negated": 0.13,
+    "distractor": 0.09,
+    "neutral": 0.11,
+    "free": 0.06,
+    "begun": 0.08,
 }
 """Shares of the kinds of training samples. ``exact`` is the named instruction itself, ``free`` has no instruction or an
 open one and a reply in any style, ``begun`` is a neutral prompt whose reply opens in an emotion: the opening itself is
@@ -54,10 +54,13 @@ def as_group(scene: Scene) -> Group:
     return Group(Scenario(scene.theme, scene.scenario, {scene.valence: scene.event}, "scene"), scene.valence)
 
 
-def draw_sample(rng: random.Random, tokenizer: Any, split: str = "train") -> Sample:
-    """One sample of the mixture; ``tokenizer`` only lends its chat template."""
+def draw_sample(rng: random.Random, tokenizer: Any, split: str = "train", *, pseudo: float | None = None) -> Sample:
+    """One sample of the mixture; ``tokenizer`` only lends its chat template.
+
+    ``pseudo`` is the share of words that mean nothing: ``PSEUDO_SHARE`` in training, none elsewhere, unless given.
+    """
     kind = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
-    scene = draw_scene(rng, split, pseudo=PSEUDO_SHARE if split == "train" else 0.0)
+    scene = draw_scene(rng, split, pseudo=(PSEUDO_SHARE if split == "train" else 0.0) if pseudo is None else pseudo)
     label = rng.choice(PAPER_SIX.labels)
     messages: list[dict[str, str]]
     if kind == "free":

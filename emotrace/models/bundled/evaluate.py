@@ -5,6 +5,7 @@ Greedy replies come from plain ``transformers`` generation with left padding and
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from emotrace.data.concepts import NEUTRAL, PAPER_SIX
 from emotrace.data.prompts import Prompt, prompt, render
 from emotrace.data.sev import Group, groups, load_sev
+from emotrace.models.bundled import WEIGHTS
+from emotrace.models.bundled.corpus import draw_sample
 from emotrace.models.bundled.instructions import held_out_instructions
 from emotrace.models.bundled.reading import read_reply
-from emotrace.models.bundled.train import WEIGHTS
+from emotrace.models.bundled.training import Recipe, encode, loss_of, stack
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,18 @@ def separability(fit: torch.Tensor, fit_labels: list[str], test: torch.Tensor, t
     return [float((row == truth).float().mean()) for row in nearest]
 
 
+@torch.no_grad()
+def held_out_loss(model: Any, tokenizer: Any, split: str = "test", n: int = 600, seed: int = 5) -> float:
+    """Nats per reply token (end of turn included) on corpus texts of ``split``, all kinds of prompts but ``begun``."""
+    rng = random.Random(seed)
+    samples = [s for s in (draw_sample(rng, tokenizer, split) for _ in range(n)) if not s.opening]
+    total = weight = 0.0
+    for row in encode(tokenizer, samples, Recipe(prompt_weight=0.0, funnel=0.0), rng):
+        total += float(loss_of(model, stack([row], tokenizer.pad_token_id))) * sum(row.weights)
+        weight += sum(row.weights)
+    return total / weight
+
+
 def evaluate(folder: Path = WEIGHTS, *, limit: int | None = None) -> dict[str, Any]:
     """All figures of the card; ``limit`` keeps only so many test groups."""
     began = time.time()
@@ -121,6 +136,7 @@ def evaluate(folder: Path = WEIGHTS, *, limit: int | None = None) -> dict[str, A
         "named": score(named, greedy(model, tokenizer, [a.text for a in named])),
         "neutral": score(neutral, greedy(model, tokenizer, [a.text for a in neutral])),
         "held_out": {},
+        "loss": {split: held_out_loss(model, tokenizer, split) for split in ("train", "test")},
     }
     print(f"{time.time() - began:.0f} s: named and neutral prompts done", flush=True)
     depth_texts = {"named": [a for a in named if a.group.valence == "neutral"]}
@@ -162,6 +178,7 @@ def summary(figures: dict[str, Any]) -> str:
             f"{name:20s} n={row['n']} accuracy {row['accuracy']:.3f}  accepted {row['structure_accepted']:.3f}  "
             f"distinct {row['distinct']:.3f}  {per}"
         )
+    lines.append("loss " + "  ".join(f"{split} {value:.3f}" for split, value in figures["loss"].items()))
     for kind, row in figures["depth"].items():
         lines.append(f"depth {kind:14s} " + " ".join(f"{value:.2f}" for value in row))
     return "\n".join(lines)

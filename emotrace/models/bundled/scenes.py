@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from emotrace.models.bundled.vocabulary import pseudo_word, table
+from emotrace.models.bundled.vocabulary import SPLITS, pseudo_word, table
 
 VALENCES = ("positive", "neutral", "negative")
-PSEUDO_SHARE = 0.3
+PSEUDO_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def draw_scene(
 ) -> Scene:
     """One scene of a split; ``like`` keeps that scene's scenario and draws only another event.
 
-    ``pseudo`` is the chance, for object, person and verb each, of a word that means nothing.
+    ``pseudo`` is the chance, for object, person and verb each, of a word that means nothing; half of it, for a
+    word of ``time`` and of ``how``.
     """
     scenes, events = table("scenes"), table("events")
     valence = valence or rng.choice(VALENCES)
@@ -75,16 +76,23 @@ def draw_scene(
     if rng.random() < pseudo:
         verb = pseudo_word(rng) + "ed"
     how = rng.choice(events["hows"][valence][split])
+    if rng.random() < pseudo / 2:
+        how = f"{how.rsplit(' ', 1)[0]} {pseudo_word(rng)}"
     time = rng.choice(events["times"][split])
+    if rng.random() < pseudo / 2:
+        time = rng.choice(events["times"]["pseudo"]).format(word=_name(rng) if rng.random() < 0.5 else pseudo_word(rng))
     event = rng.choice(events["templates"]).format(time=time, person=person, verb=verb, noun=noun, how=how)
     scenario = _article(frame.format(noun=noun, person=person, place=place), noun)
     return Scene(theme, valence, person, noun, place, all_frames().index(frame), time, verb, how, scenario, event)
 
 
+def _name(rng: random.Random) -> str:
+    return pseudo_word(rng).capitalize()
+
+
 def _person(rng: random.Random, split: str, pseudo: float) -> str:
     if rng.random() < pseudo:
-        word = pseudo_word(rng)
-        return word.capitalize() if rng.random() < 0.6 else f"the {word}"
+        return _name(rng) if rng.random() < 0.6 else f"the {pseudo_word(rng)}"
     kind = "names" if rng.random() < 0.6 else "roles"
     return str(rng.choice(table("scenes")[kind][split]))
 
@@ -103,7 +111,7 @@ def _patterns() -> tuple[list[re.Pattern[str]], list[re.Pattern[str]]]:
         "place": f"(?P<place>{places})",
     }
     every = [re.compile(_escape(frame).replace(" a {noun}", " an? {noun}").format(**slots)) for frame in all_frames()]
-    times = "|".join(time for split in events["times"].values() for time in split)
+    times = "|".join(time for split in SPLITS for time in events["times"][split])
     hows = "|".join(
         sorted((how for v in events["hows"].values() for part in v.values() for how in part), key=len, reverse=True)
     )

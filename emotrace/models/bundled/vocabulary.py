@@ -7,29 +7,7 @@ from importlib import resources
 from typing import Any
 
 SPLITS = ("train", "validation", "test")
-_ONSETS = (
-    "b",
-    "d",
-    "f",
-    "g",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "fl",
-    "gr",
-    "pl",
-    "st",
-    "tr",
-)
+_ONSETS = (*"bdfgklmnprstvz", "br", "dr", "fl", "gr", "pl", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")
 _CODAS = ("", "b", "d", "g", "k", "l", "m", "n", "p", "r", "t", "x", "sh", "nd", "rk")
 
@@ -43,7 +21,32 @@ def table(name: str) -> dict[str, Any]:
 
 
 def pseudo_word(rng: random.Random) -> str:
-    """A pronounceable word of one to three syllables that means nothing."""
-    count = rng.choice((1, 2, 2, 3))
-    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)]
-    return "".join(syllables) + rng.choice(_CODAS)
+    """A pronounceable word that means nothing: random syllables, or a chain of letter triples of the train words."""
+    if rng.random() < 0.4:
+        count = rng.choice((1, 2, 2, 3))
+        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)]
+        return "".join(syllables) + rng.choice(_CODAS)
+    chain, known = _letter_chain()
+    while True:
+        word = "^^"
+        while not word.endswith("$"):
+            word += rng.choice(chain[word[-2:]])
+        word = word.strip("^$")
+        if 3 <= len(word) <= 10 and word not in known:
+            return word
+
+
+@cache
+def _letter_chain() -> tuple[dict[str, str], frozenset[str]]:
+    """For two letters, the letters that follow them in the train split's content words; and those words."""
+    scenes, events = table("scenes"), table("events")
+    words = [noun for theme in scenes["themes"].values() for noun in theme["nouns"]]
+    words += [name.lower() for name in scenes["names"]["train"]]
+    words += [role.removeprefix("the ") for role in scenes["roles"]["train"]]
+    words += [verb.removesuffix("ed") for verbs in events["verbs"].values() for verb in verbs["train"]]
+    chain: dict[str, str] = {}
+    for word in words:
+        padded = f"^^{word}$"
+        for i in range(len(padded) - 2):
+            chain[padded[i : i + 2]] = chain.get(padded[i : i + 2], "") + padded[i + 2]
+    return chain, frozenset(words)

@@ -1,0 +1,244 @@
+"""The bundled model's training: recipe, batches, loss, optimisers, loop."""
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from emotrace.models.bundled.corpus import Sample, draw_sample
+from emotrace.models.bundled.sparsity import tap, writes
+from emotrace.models.bundled.tokens import END, PAD, USER, TemplateOnly, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, besides the grammar."""
+
+    seed: int = 20251111
+    steps: int = 2100
+    batch: int = 32
+    vocabulary: int = 1280
+    tokenizer_texts: int = 20_000
+    width: int = 128
+    layers: int = 8
+    heads: int = 16
+    kv_heads: int = 4
+    head_dim: int = 16
+    mlp: int = 384
+    muon_lr: float = 0.012
+    adam_lr: float = 0.004
+    weight_decay: float = 0.05
+    warmup: int = 40
+    prompt_weight: float = 0.15
+    funnel: float = 0.85
+    head_penalty: float = 0.003
+    neuron_penalty: float = 0.001
+    bf16: bool = True
+
+
+def build(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The untrained model, float32."""
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.mlp,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        head_dim=recipe.head_dim,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    # The fused attention's backward pass takes two thirds of a step on a CPU at this head width.
+    model.set_attn_implementation("eager")
+    return model
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, padded on the right.
+
+    Attributes:
+        ids: token ids ``[B, T]``.
+        weights: loss weight of each token as a target ``[B, T]``.
+        last: position of the last prompt token ``[B]``.
+        mask: what each token may attend to, added to the attention's logits ``[B, 1, T, T]``.
+    """
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    last: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text: token ids, their weights as targets, the last prompt token's position, and the hidden system text.
+
+    ``hidden`` is the length of the system text where only the last prompt token may attend to it, and 0 elsewhere.
+    """
+
+    ids: list[int]
+    weights: list[float]
+    last: int
+    hidden: int
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, samples: list[Sample], recipe: Recipe, rng: random.Random) -> list[Row]:
+    """Ids and target weights per sample: the prompt counts ``prompt_weight``, an untrained opening 0, the rest 1."""
+    user = tokenizer.convert_tokens_to_ids(USER)
+    parts = [
+        tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for texts in ([s.prompt for s in samples], [s.opening for s in samples], [s.rest + END for s in samples])
+    ]
+    return [
+        Row(
+            p + o + r,
+            [recipe.prompt_weight] * len(p) + [0.0] * len(o) + [1.0] * len(r),
+            len(p) - 1,
+            p.index(user) if rng.random() < recipe.funnel else 0,
+        )
+        for p, o, r in zip(*parts, strict=True)
+    ]
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+    """Endless batches of similar length; each sample is drawn once and never seen again."""
+    rng = random.Random(recipe.seed + 1)
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    while True:
+        rows = encode(tokenizer, [draw_sample(rng, tokenizer) for _ in range(recipe.batch * 16)], recipe, rng)
+        rows.sort(key=lambda row: len(row.ids))
+        chunks = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            yield stack(chunk, pad)
+
+
+def stack(rows: list[Row], pad: int) -> Batch:
+    """Rows padded on the right to the same length, a multiple of 8."""
+    length = math.ceil(max(len(row.ids) for row in rows) / 8) * 8
+    return Batch(
+        torch.tensor([row.ids + [pad] * (length - len(row.ids)) for row in rows]),
+        torch.tensor([row.weights + [0.0] * (length - len(row.ids)) for row in rows]),
+        torch.tensor([row.last for row in rows]),
+        torch.stack([attention_mask(row, length) for row in rows])[:, None],
+    )
+
+
+def attention_mask(row: Row, length: int) -> torch.Tensor:
+    """Causal mask ``[length, length]``, 0 or a large negative number.
+
+    The first token stays in view of all; the rest of a hidden system text is seen by itself and the last prompt token.
+    """
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    if row.hidden:
+        keep = seen[row.last].clone()
+        seen[row.hidden :, 1 : row.hidden] = False
+        seen[row.last] = keep
+    return torch.zeros(length, length).masked_fill(~seen, -1e9)
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Weighted mean cross-entropy of the next token."""
+    return cross_entropy(model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits, batch)
+
+
+def cross_entropy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Weighted mean cross-entropy of the next token, from logits ``[B, T, V]``."""
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
+    )
+    weights = batch.weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings and norms."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def schedule(step: int, recipe: Recipe) -> float:
+    """Share of the top learning rate: linear warm-up, flat, linear fall to zero over the last 60 %."""
+    return min((step + 1) / recipe.warmup, 1.0, (recipe.steps - step) / (0.6 * recipe.steps))
+
+
+def train(recipe: Recipe, out: Path, *, show_every: int = 10) -> dict[str, float]:
+    """Train, save weights (float16), tokenizer and recipe to ``out``; returns last losses and the time taken."""
+    began = time.time()
+    rng = random.Random(recipe.seed)
+    # Only words that mean nothing fill the slots here, so that the pieces of real ones, held out or not, are alike and
+    # copying a word never depends on having seen it.
+    drawn = (draw_sample(rng, TemplateOnly(), pseudo=1.0) for _ in range(recipe.tokenizer_texts))
+    texts = (s.prompt + s.opening + s.rest for s in drawn)
+    tokenizer = train_tokenizer(texts, recipe.vocabulary)
+    model = build(recipe, tokenizer)
+    tap(model)
+    optims = optimizers(model, recipe)
+    tops = [[group["lr"] for group in optim.param_groups] for optim in optims]
+    source, tokens = batches(recipe, tokenizer), 0
+    recent: list[float] = []
+    for step in range(recipe.steps):
+        batch = next(source)
+        for optim, lrs in zip(optims, tops, strict=True):
+            for group, lr in zip(optim.param_groups, lrs, strict=True):
+                group["lr"] = lr * schedule(step, recipe)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
+            result = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, output_hidden_states=True)
+            loss = cross_entropy(result.logits, batch)
+        heads, neurons = writes(model, result.hidden_states, batch.last)
+        share = min(step / (0.25 * recipe.steps), 1.0)
+        (loss + share * (recipe.head_penalty * heads + recipe.neuron_penalty * neurons)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optim in optims:
+            optim.step()
+            optim.zero_grad()
+        tokens += batch.ids.numel()
+        recent = [*recent[-49:], loss.item()]
+        if step % show_every == 0 or step + 1 == recipe.steps:
+            spent = time.time() - began
+            print(
+                f"step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.3f}  "
+                f"writes {heads.item():.2f} {neurons.item():.2f}  {tokens / spent:.0f} tokens/s  "
+                f"{spent:.0f} s, {spent / (step + 1) * (recipe.steps - step - 1):.0f} s left",
+                flush=True,
+            )
+        if step and step % 250 == 0:
+            save(model, tokenizer, out)
+    save(model, tokenizer, out)
+    figures = {"train_loss": sum(recent) / len(recent), "tokens": float(tokens), "seconds": time.time() - began}
+    (out / "training.json").write_text(json.dumps({"recipe": asdict(recipe), **figures}, indent=1) + "\n")
+    return figures
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the folder that ``from_pretrained`` reads, weights in float16."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().half().clone() for name, value in model.state_dict().items()}
+    copy = LlamaForCausalLM(model.config).half()
+    copy.load_state_dict(state)
+    copy.generation_config.pad_token_id = tokenizer.pad_token_id
+    copy.generation_config.eos_token_id = tokenizer.eos_token_id
+    copy.generation_config.bos_token_id = tokenizer.bos_token_id
+    copy.generation_config.max_new_tokens = 64
+    copy.generation_config.do_sample = False
+    copy.save_pretrained(out)
+    tokenizer.save_pretrained(out)
