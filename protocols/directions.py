@@ -12,7 +12,7 @@ from emotrace.trace.capture import capture, last_token_states
 
 
 @protocol(needs=["elicit"])
-def directions(run: Run, *, contrast: str = "neutral", sample: int = 60) -> dict[str, Any]:
+def directions(run: Run, *, contrast: str = "neutral", sample: int = 20) -> dict[str, Any]:
     """Capture all four sites in one pass over the accepted replies; directions, difference vectors and sigma follow.
 
     Directions are centred on the mean over emotions (the paper's contrast). `contrast` is that of the difference

@@ -8,10 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from emotrace.errors import RunError
+from emotrace.steps.separation import States
 
 REPORT_FOLDER = Path(__file__).parent
 _CODE_SUFFIXES = {".py", ".j2", ".css", ".js"}
@@ -74,16 +72,6 @@ class RunFiles:
         return ()
 
 
-@dataclass(frozen=True)
-class States:
-    """Last-token states of elicited prompts: ``states`` float ``[N, K, D]``, ``labels`` int ``[N]``, K ``layers``."""
-
-    states: np.ndarray
-    labels: np.ndarray
-    layers: tuple[int, ...]
-    emotions: tuple[str, ...]
-
-
 def load_run(folder: str | Path) -> RunFiles:
     """Read ``summary.json`` and ``manifest.json``; raises ``RunError`` when there is no summary or it is not JSON."""
     root = Path(folder)
@@ -101,13 +89,7 @@ def load_states(run: RunFiles) -> States | None:
     path = run.folder / "stages" / "directions" / "states.safetensors"
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="numpy") as handle:
-            fields = json.loads(handle.metadata()["emotrace"])["fields"]
-            states, labels = handle.get_tensor("states"), handle.get_tensor("label_index")
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not the states of a run ({error}); run again: {run.command('directions')}") from error
-    return States(states, labels, tuple(fields["layers"]), tuple(fields["emotions"]))
+    return States.load(path)
 
 
 def inputs_hash(folder: str | Path) -> str:

@@ -144,7 +144,7 @@ def from_components(
             for place in ("last", "reply"):
                 values: torch.Tensor = getattr(differences, place)[site][e]
                 picked = values[pairs[:, 0], pairs[:, 1]]
-                fields[f"{site}_{place}"][emotion] = picked.reshape(len(pairs), -1)
+                fields[f"{site}_{place}"][emotion] = picked if site == "heads" else picked[:, None]
     fingerprint = asdict(model.fingerprint)
     return EmotionCircuit(tuple(chosen), differences.contrast, budgets, allocation, method, fingerprint, **fields)
 

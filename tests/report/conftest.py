@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+
+from emotrace.steps.separation import States
 
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
 ARMS = {
@@ -263,16 +264,15 @@ def make_run_folder(folder: Path) -> Path:
     index = np.arange(240) % 6
     depth = np.array([0.2, 1.0, 2.0, 4.0])
     states = rng.normal(0, 1, (240, 4, 16)) + depth[None, :, None] * centres[index][:, None]
-    header = {
-        "kind": "States",
-        "schema": 1,
-        "fields": {"layers": [0, 2, 4, 7], "emotions": list(EMOTIONS)},
-    }
-    save_file(
-        {"states": torch.tensor(states, dtype=torch.float32), "label_index": torch.tensor(index)},
-        folder / "stages" / "directions" / "states.safetensors",
-        metadata={"emotrace": json.dumps(header)},
+    both = np.stack([np.zeros_like(states), states], 2)
+    kept = States(
+        tuple(EMOTIONS),
+        (0, 2, 4, 7),
+        torch.tensor(both, dtype=torch.float32),
+        torch.tensor(index),
+        tuple(f"scenario-{row // 6}" for row in range(240)),
     )
+    kept.save(folder / "stages" / "directions" / "states.safetensors")
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emotrace.errors import RunError
+from emotrace.errors import ArtifactError, RunError
 from emotrace.report import write_report
 from emotrace.report.loading import inputs_hash
 from emotrace.report.page import inline_svg
@@ -256,7 +256,7 @@ def test_errors_name_the_file_and_the_way_out(undrawn, run_folder, tmp_path):
 
 def test_states_that_cannot_be_read_are_named(undrawn, run_folder):
     (run_folder / "stages" / "directions" / "states.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(RunError, match=r"states\.safetensors: not the states of a run"):
+    with pytest.raises(ArtifactError, match=r"states\.safetensors: not a safetensors file"):
         write_report(run_folder)
 
 

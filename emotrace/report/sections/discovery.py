@@ -42,7 +42,9 @@ def directions(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
     if states is not None:
         blocks.append(
             draw(
-                figures.clusters(states.states, states.labels, states.emotions, states.layers),
+                figures.clusters(
+                    states.states[:, :, 1].numpy(), states.label_index.numpy(), states.emotions, states.layers
+                ),
                 "clusters",
                 alt=f"Scatter plots of last-token states at layers {listed([str(k) for k in states.layers])}, coloured "
                 "by emotion, on the first two principal components of each layer.",
