@@ -82,7 +82,10 @@ def test_a_stopped_run_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -
     assert "the same command goes on from there" in result.output
 
 
-def test_run_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_names_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     message = fails(monkeypatch, capsys, "run", "nope")
     assert message.startswith("error: no protocol named 'nope'; shipped: ")
     assert "\n" not in message
@@ -90,6 +93,7 @@ def test_run_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "write -p name=value" in fails(monkeypatch, capsys, "run", str(TOYS), "-p", "speed")
     assert "no dtype 'float12'" in fails(monkeypatch, capsys, "run", str(TOYS), "--dtype", "float12")
     assert "no such dataset: nowhere" in fails(monkeypatch, capsys, "run", str(TOYS), "--data", "nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_assignments() -> None:

@@ -66,6 +66,8 @@ def run_protocol(
     """
     stages = plan(load_protocol(protocol))
     values = assign(stages, parameters or {})
+    inputs = inputs or Inputs()
+    _ = inputs.parts  # a dataset or model that cannot be found leaves no folder behind
     folder = Path(out).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     watcher = reporter(console or Console(quiet=True))
@@ -76,7 +78,7 @@ def run_protocol(
         raise RunError(f"{folder}: another run is writing there; wait for it, or give another --out") from error
     try:
         watcher.start([spec.name for spec in stages])
-        return _run_stages(stages, values, folder, inputs or Inputs(), force, watcher)
+        return _run_stages(stages, values, folder, inputs, force, watcher)
     finally:
         watcher.stop()
         lock.release()
