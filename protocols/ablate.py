@@ -23,7 +23,8 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
     """Zero the top-k neurons or heads at every token and watch the emotion score fall (Fig. 3a, 3b).
 
     The emotion score is the projection of the last token's final state (after the final norm) on the reference
-    direction, on prompts of validation scenarios that name the emotion. `controls` random draws of k other components.
+    direction, on prompts of validation scenarios that name the emotion. Prompts take `controls` random draws of k other
+    components in turn.
     """
     model, labels = run.model, run.concepts.labels
     scores = run.open("components", "scores", Scores)
@@ -33,14 +34,14 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, components: list[Component]) -> np.ndarray:
+        def emotion_score(emotion: str, components: list[list[Component]]) -> np.ndarray:
             batch, direction = batches[emotion], reference[run.concepts.index(emotion)].to(model.device)
-            plan = zero(heads=components) if site == "heads" else zero(neurons=components)
+            plans = {id(part): zero(heads=part) if site == "heads" else zero(neurons=part) for part in components}
             with model.trace(
                 batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
             ):
                 with torch.no_grad():
-                    apply(model, plan)
+                    apply(model, [plans[id(part)] for part in components])
                     score = (model.final_norm.output[:, -1].double() @ direction).save()
             return score.cpu().numpy()
 

@@ -26,8 +26,8 @@ def enhance(
     """Add the difference vectors of the top-k neurons or heads to a neutral prompt (Fig. 3c, 3d).
 
     The emotion score is the projection of the last token's final state (after the final norm) on the reference
-    direction. Edits act at the last prompt token. `controls` random draws of k other components, with their own
-    difference vectors.
+    direction. Edits act at the last prompt token. Prompts take `controls` random draws of k other components in
+    turn, with their own difference vectors.
     """
     model, labels = run.model, run.concepts.labels
     scores = run.open("components", "scores", Scores)
@@ -38,16 +38,18 @@ def enhance(
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, components: list[Component]) -> np.ndarray:
+        def emotion_score(emotion: str, components: list[list[Component]]) -> np.ndarray:
             e = run.concepts.index(emotion)
             direction, values = reference[e].to(model.device), differences.last[site][e]
-            vectors = {(layer, index): values[layer, index] for layer, index in components}
-            plan = shift(vectors, site, strength=strength, tokens="last")
+            plans = {
+                id(part): shift({c: values[c] for c in part}, site, strength=strength, tokens="last")
+                for part in components
+            }
             with model.trace(
                 batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
             ):
                 with torch.no_grad():
-                    apply(model, plan)
+                    apply(model, [plans[id(part)] for part in components])
                     score = (model.final_norm.output[:, -1].double() @ direction).save()
             return score.cpu().numpy()
 

@@ -19,7 +19,7 @@ class Curve:
     Attributes:
         ks: numbers of components.
         top: per emotion ``[K, N]``, the measure with the k best components edited.
-        random: per emotion ``[K, N]``, the same averaged over random draws.
+        random: per emotion ``[K, N]``, the same with random components, a draw for each prompt in turn.
         baseline: per emotion ``[N]``, unedited.
         clusters: per emotion, the scenario of each prompt.
     """
@@ -75,27 +75,35 @@ def dose_curve(
     scores: Scores,
     site: str,
     ks: Sequence[int],
-    controls: int,
+    draws: int,
     clusters: Mapping[str, Sequence[str]],
-    measure: Callable[[str, list[Component]], np.ndarray],
+    measure: Callable[[str, list[list[Component]]], np.ndarray],
     *,
     seed: int,
 ) -> Curve:
-    """``measure(emotion, components) -> [N]`` for the k best and for ``controls`` random draws of k components."""
+    """The k best components against random ones, for every emotion and every k up to half of all.
+
+    Args:
+        scores: what "best" means.
+        site: ``heads`` or ``neurons``.
+        ks: numbers of components.
+        draws: random draws; prompts take them in turn, so that a band over scenarios covers the draws too.
+        clusters: per emotion, the scenario of each of its N prompts.
+        measure: ``(emotion, components of each prompt) -> [N]``.
+        seed: start of the random draws.
+    """
     total = scores.at(site)[0].numel()
     used = tuple(k for k in ks if k <= total // 2)
     top: dict[str, np.ndarray] = {}
     random: dict[str, np.ndarray] = {}
     baseline: dict[str, np.ndarray] = {}
     for emotion in scores.emotions:
-        baseline[emotion] = measure(emotion, [])
-        top[emotion] = np.stack([measure(emotion, scores.top(site, emotion, k)) for k in used])
-        draws = [
-            [
-                measure(emotion, random_components(scores, site, emotion, k, seed + 104729 * (draw + 1)))
-                for draw in range(controls)
-            ]
-            for k in used
-        ]
-        random[emotion] = np.stack([np.mean(values, axis=0) for values in draws])
+        n = len(clusters[emotion])
+        baseline[emotion] = measure(emotion, [[]] * n)
+        top[emotion] = np.stack([measure(emotion, [scores.top(site, emotion, k)] * n) for k in used])
+        dealt = []
+        for k in used:
+            drawn = [random_components(scores, site, emotion, k, seed + 104729 * (d + 1)) for d in range(draws)]
+            dealt.append(measure(emotion, [drawn[row % draws] for row in range(n)]))
+        random[emotion] = np.stack(dealt)
     return Curve(used, top, random, baseline, clusters)

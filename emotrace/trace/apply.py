@@ -7,15 +7,18 @@ import torch
 
 from emotrace.errors import PlanError
 from emotrace.models.traced import Model
-from emotrace.trace.plan import Operation, Plan, compile_plan
+from emotrace.trace.plan import Operation, Plan, compile_plan, compile_rows
 
 
-def apply(model: Model, plan: Plan, *, step: int = 0, attention_mask: torch.Tensor | None = None) -> int:
+def apply(
+    model: Model, plan: Plan | Sequence[Plan], *, step: int = 0, attention_mask: torch.Tensor | None = None
+) -> int:
     """Make the plan's edits; call it inside ``model.trace`` or, with ``step``, inside ``for step in tracer.iter[:n]``.
 
     Args:
         model: the model being traced.
-        plan: edits; they run in the order of execution, so a read of an earlier site must come first.
+        plan: edits, or one plan for each row of the batch; they run in the order of execution, so a read of an
+            earlier site must come first.
         step: 0 for the prompt's pass, then the pass number while generating.
         attention_mask: ``[B, T]`` of a left-padded batch; needed only for token indices counted from the left.
 
@@ -25,7 +28,8 @@ def apply(model: Model, plan: Plan, *, step: int = 0, attention_mask: torch.Tens
     Raises:
         PlanError: the plan does not fit the model, before anything runs.
     """
-    return apply_operations(model, compile_plan(plan, model.sizes), step, attention_mask)
+    compiled = compile_plan(plan, model.sizes) if isinstance(plan, Plan) else compile_rows(plan, model.sizes)
+    return apply_operations(model, compiled, step, attention_mask)
 
 
 def apply_operations(
