@@ -4,9 +4,10 @@ from emotrace.data.concepts import PAPER_SIX, ConceptSet
 from emotrace.data.prompts import Prompt, prompt
 from emotrace.data.sev import Group, Scenario, SevDataset, groups, load_sev, validate
 from emotrace.errors import EmotraceError
+from emotrace.judges.base import Reply
 from emotrace.judges.bundled import BundledJudge
 from emotrace.judges.structure import StructureJudge
-from emotrace.models.load import load
+from emotrace.models.load import BUNDLED_CIRCUIT, load
 from emotrace.models.traced import Model
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
 from emotrace.steps.components import Scores, causal_scores, score_components, score_heads, score_neurons
@@ -21,6 +22,7 @@ from emotrace.trace.capture import Sample, Statistics, capture
 from emotrace.trace.plan import Plan, replace, scale, shift, shift_sublayer, zero
 
 __all__ = [
+    "BUNDLED_CIRCUIT",
     "PAPER_SIX",
     "Attempt",
     "BundledJudge",
@@ -35,6 +37,7 @@ __all__ = [
     "Model",
     "Plan",
     "Prompt",
+    "Reply",
     "Sample",
     "Scenario",
     "Scores",

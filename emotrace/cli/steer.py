@@ -8,8 +8,6 @@ from rich.text import Text
 import emotrace as et
 from emotrace.errors import CircuitError
 
-SHIPPED_CIRCUIT = Path(et.__file__).parent / "models" / "bundled" / "circuit.safetensors"
-
 
 def steered_table(
     text: str, emotion: str, strength: float, circuit: Path | None, model: str, max_new_tokens: int
@@ -20,7 +18,7 @@ def steered_table(
         CircuitError: the circuit is missing or made for another model, or lacks the emotion.
         ModelError: the model cannot be loaded.
     """
-    source = circuit or SHIPPED_CIRCUIT
+    source = circuit or et.BUNDLED_CIRCUIT
     if circuit is None and model != "bundled":
         raise CircuitError(f"no circuit of {model!r} is shipped; find one: emotrace run circuit --model {model}")
     if not source.is_file():

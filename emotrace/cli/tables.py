@@ -24,10 +24,13 @@ ARMS = (
 def comparison_table(summary: Mapping[str, Any]) -> Table:
     """The paper's comparison from a run's summary: one row per arm of ``summary["control"]``."""
     arms: Mapping[str, Mapping[str, Any]] = summary["control"]["arms"]
-    table = Table(title="Replies judged as the emotion asked for, held-out scenarios")
-    table.add_column("arm")
-    for heading in ("accuracy", "95 % interval", "fluency gap (nats)", "structure", "n"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title="Replies judged as the emotion asked for, held-out scenarios",
+        caption="fluency gap: nats per token against prompted replies; structure: accepted by the grammar",
+    )
+    table.add_column("arm", no_wrap=True)
+    for heading in ("accuracy", "95 % interval", "fluency gap", "structure", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in [*(arm for arm in ARMS if arm in arms), *(arm for arm in arms if arm not in ARMS)]:
         arm = arms[name]
         low, high = arm["accuracy_ci"]

@@ -83,6 +83,10 @@ def groups(scenarios: Iterable[Scenario]) -> list[Group]:
 def load_sev(source: str | Path) -> SevDataset:
     """Load a shipped set by name (``"sev-mini"``), a folder of ``train|validation|test.jsonl``, or one JSONL file.
 
+    >>> data = load_sev("sev-mini")
+    >>> len(data.train), len(data.validation), len(data.test)
+    (80, 40, 80)
+
     One file is split 60/20/20 by a hash of ``skeleton_id``, so adding scenarios never moves the others between splits.
     Raises ``DataError`` naming file, line and field of the first bad record, or the shipped sets when nothing is found.
     """

@@ -19,6 +19,9 @@ def largest_remainder(weights: np.ndarray, total: int, capacity: int) -> np.ndar
     Returns:
         int64 ``[L]``.
 
+    >>> largest_remainder(np.array([6.0, 3.0, -2.0, 1.0]), 10, capacity=5).tolist()
+    [5, 4, 0, 1]
+
     Raises:
         CircuitError: no positive weight, or more components asked for than the positive sublayers hold.
     """

@@ -28,7 +28,11 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def stable_layers(layers: int) -> tuple[int, ...]:
-    """Layers l with 0.75 <= (l + 1) / L <= 0.90; at least the one nearest 0.825."""
+    """Layers l with 0.75 <= (l + 1) / L <= 0.90; at least the one nearest 0.825.
+
+    >>> stable_layers(28)
+    (20, 21, 22, 23, 24)
+    """
     depth = [(layer + 1) / layers for layer in range(layers)]
     chosen = tuple(layer for layer in range(layers) if STABLE[0] <= depth[layer] <= STABLE[1])
     return chosen or (min(range(layers), key=lambda layer: abs(depth[layer] - STABLE_CENTRE)),)

@@ -53,6 +53,9 @@ def ranking(scores: torch.Tensor) -> torch.Tensor:
 
     Returns:
         int64 ``[L * K, 2]`` of (layer, index).
+
+    >>> ranking(torch.tensor([[0.5, 2.0], [2.0, -1.0]])).tolist()
+    [[0, 1], [1, 0], [0, 0], [1, 1]]
     """
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
     return torch.stack([order // scores.shape[1], order % scores.shape[1]], -1)

@@ -12,6 +12,7 @@ from emotrace.errors import ModelError
 from emotrace.models.traced import Model
 
 BUNDLED = Path(str(resources.files("emotrace.models"))) / "bundled" / "weights"
+BUNDLED_CIRCUIT = BUNDLED.parent / "circuit.safetensors"
 
 
 def load(
@@ -31,6 +32,9 @@ def load(
         dtype: torch dtype or its name; the bundled model's default is float32, any other model's is its own.
         device: where to put the weights; ``"auto"`` lets accelerate place them.
         remote: run on NDIF; weights are not loaded here.
+
+    >>> load("bundled").sizes
+    Sizes(layers=8, heads=16, head_width=16, width=128, neurons=384, vocabulary=1280)
 
     Raises:
         ModelError: nothing loads under that name, the family is unknown, or options do not fit together.

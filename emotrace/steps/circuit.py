@@ -154,6 +154,13 @@ def add(circuit: EmotionCircuit, emotion: str, *, strength: float = 1.0, tokens:
 
     ``tokens="reply"`` uses the vectors of the last prompt token there and the reply's after it; ``"all"`` and
     ``"generated"`` use the reply's alone; any other choice the last token's.
+
+    >>> import emotrace as et
+    >>> model, circuit = et.load("bundled"), et.EmotionCircuit.load(et.BUNDLED_CIRCUIT)
+    >>> event = "You keep a lamp near Yuki. Today Yuki broke the lamp."
+    >>> reply = et.generate(model, event, plan=et.add(circuit, "anger", strength=1.0))
+    >>> reply != et.generate(model, event)
+    True
     """
     plan = Plan()
     for site in SITES:

@@ -185,7 +185,12 @@ def _fold(edits: Sequence[Edit], sizes: Sizes) -> Operation:
 
 
 def zero(*, heads: Iterable[Component] = (), neurons: Iterable[Component] = (), tokens: Tokens = "all") -> Plan:
-    """Set components to zero. Components are (layer, index) pairs."""
+    """Set components to zero. Components are (layer, index) pairs.
+
+    >>> plan = zero(heads=[(3, 1), (4, 0)]) + zero(neurons=[(3, 17)], tokens="last")
+    >>> [(edit.site, edit.layer, edit.index, edit.tokens) for edit in plan.edits]
+    [('heads', 3, (1,), 'all'), ('heads', 4, (0,), 'all'), ('neurons', 3, (17,), 'last')]
+    """
     return scale(0.0, heads=heads, neurons=neurons, tokens=tokens)
 
 
