@@ -18,7 +18,7 @@ from emotrace.steps.evaluate import (
 )
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-ALPHAS = (0.1, 0.25, 0.5)
+ALPHAS = (2.0, 4.0, 8.0)
 DEPTHS = ("0.15-0.40", "0.39-0.72")
 RANDOM = ("random_matched", "random_matched_rescaled", "random_anywhere", "random_direction")
 

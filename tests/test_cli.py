@@ -69,7 +69,7 @@ def test_run_writes_the_report_and_prints_the_comparison(
     arm = {"accuracy": 1.0, "accuracy_ci": [0.9, 1.0], "fluency_gap_nats": 0.0, "structure_accepted": 1.0, "n": 360}
     done = RunResult(tmp_path / "r", {"control": {"arms": {"circuit": arm}}}, ("control",), ())
     monkeypatch.setattr("emotrace.cli.run.run_protocol", lambda *given, **options: done)
-    assert "90.0% to 100.0%" in invoke("run", "control", "--no-report")
+    assert "90.0%–100.0%" in invoke("run", "control", "--no-report")
 
 
 def test_a_stopped_run_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_comparison_has_a_row_per_arm_in_order() -> None:
     places = [next(i for i, line in enumerate(shown) if f" {name.replace('_', ' ')} " in line) for name in ARMS]
     assert places == sorted(places)
     assert "50.0%" in shown[places[0]]
-    assert "25.0% to 75.0%" in shown[places[0]]
+    assert "25.0%–75.0%" in shown[places[0]]
     assert "-0.031" in shown[places[0]]
 
 

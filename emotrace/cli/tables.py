@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -26,10 +27,11 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     arms: Mapping[str, Mapping[str, Any]] = summary["control"]["arms"]
     table = Table(
         title="Replies judged as the emotion asked for, held-out scenarios",
-        caption="fluency gap: nats per token against prompted replies; structure: accepted by the grammar",
+        caption="gap: nats per token against prompted replies; parsed: accepted by the grammar",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("arm", no_wrap=True)
-    for heading in ("accuracy", "95 % interval", "fluency gap", "structure", "n"):
+    for heading in ("accuracy", "95 %", "gap", "parsed", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in [*(arm for arm in ARMS if arm in arms), *(arm for arm in arms if arm not in ARMS)]:
         arm = arms[name]
@@ -37,7 +39,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             name.replace("_", " "),
             f"{arm['accuracy']:.1%}",
-            f"{low:.1%} to {high:.1%}",
+            f"{low:.1%}–{high:.1%}",
             f"{arm['fluency_gap_nats']:+.3f}",
             f"{arm['structure_accepted']:.1%}",
             str(arm["n"]),

@@ -150,11 +150,13 @@ class Tried:
 
 
 def choose(tried: Sequence[Tried], *, fluency_bar: float) -> Tried:
-    """The most accurate setting within the fluency bar, ties to the smaller strength; else the least disfluent one."""
+    """The most accurate setting within the fluency bar, ties to the smaller strength.
+
+    Where none is within the bar the most accurate one is taken all the same, so that no control is weakened by the bar;
+    its fluency is reported beside it.
+    """
     within = [t for t in tried if t.fluency_gap_nats is not None and abs(t.fluency_gap_nats) <= fluency_bar]
-    if within:
-        return max(within, key=lambda t: (t.accuracy, -t.setting.strength))
-    return min(tried, key=lambda t: float("inf") if t.fluency_gap_nats is None else abs(t.fluency_gap_nats))
+    return max(within or tried, key=lambda t: (t.accuracy, -t.setting.strength))
 
 
 def spread_draws(tasks: Sequence[Task], draws: int, *, full: bool) -> list[tuple[Task, int]]:
