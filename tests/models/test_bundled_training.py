@@ -17,6 +17,7 @@ from emotrace.models.bundled.training import (
     Batch,
     Recipe,
     Row,
+    Stage,
     attention_mask,
     batches,
     build,
@@ -27,7 +28,16 @@ from emotrace.models.bundled.training import (
 )
 
 TINY = Recipe(
-    steps=3, batch=4, vocabulary=400, tokenizer_texts=50, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=16
+    stages=(Stage(3), Stage(2)),
+    batch=4,
+    vocabulary=400,
+    tokenizer_texts=50,
+    width=16,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp=16,
 )
 
 
@@ -50,7 +60,7 @@ def test_the_folder_loads_offline_in_half_precision_with_its_recipe(trained):
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     assert tokenizer.padding_side == "left"
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
-    assert json.loads((folder / "training.json").read_text())["recipe"]["steps"] == 3
+    assert json.loads((folder / "training.json").read_text())["recipe"]["stages"][0]["steps"] == 3
 
 
 def test_rendered_prompts_equal_the_stand_in_and_are_one_token_per_marker(trained):
@@ -132,8 +142,7 @@ def test_batches_are_padded_on_the_right_without_weight():
 
 
 def test_schedule_rises_stays_and_falls_to_zero():
-    recipe = Recipe(steps=100, warmup=10)
-    rates = [schedule(step, recipe) for step in range(101)]
+    rates = [schedule(step, Stage(100), 10) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:40] == [1.0] * 30
     assert rates[70] == pytest.approx(0.5)
@@ -228,3 +237,13 @@ def test_the_card_states_what_was_measured(trained, tmp_path):
     assert card["recipe"]["layers"] == 2
     text = (folder / "CARD.md").read_text()
     assert "| held-out wording: implied | 6 | 50.0% | 25.0% | 100.0% |" in text
+
+
+def test_a_run_broken_off_between_stages_goes_on_to_the_same_weights(trained, tmp_path):
+    (folder, _), (record, _) = trained
+    one = dataclasses.replace(TINY, stages=TINY.stages[:1])
+    train(one, tmp_path)
+    again = train(TINY, tmp_path, first_stage=1)
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert [stage["tokens"] for stage in again["stages"]] == [stage["tokens"] for stage in record["stages"]]
+    assert again["tokens"] == sum(stage["tokens"] for stage in again["stages"])

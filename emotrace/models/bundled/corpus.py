@@ -54,10 +54,13 @@ def as_group(scene: Scene) -> Group:
     return Group(Scenario(scene.theme, scene.scenario, {scene.valence: scene.event}, "scene"), scene.valence)
 
 
-def draw_sample(rng: random.Random, tokenizer: Any, split: str = "train", *, pseudo: float | None = None) -> Sample:
+def draw_sample(
+    rng: random.Random, tokenizer: Any, split: str = "train", *, pseudo: float | None = None, wide: bool = False
+) -> Sample:
     """One sample of the mixture; ``tokenizer`` only lends its chat template.
 
     ``pseudo`` is the share of words that mean nothing: ``PSEUDO_SHARE`` in training, none elsewhere, unless given.
+    ``wide`` adds templates of instructions.
     """
     kind = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     scene = draw_scene(rng, split, pseudo=(PSEUDO_SHARE if split == "train" else 0.0) if pseudo is None else pseudo)
@@ -72,7 +75,7 @@ def draw_sample(rng: random.Random, tokenizer: Any, split: str = "train", *, pse
     elif kind in ("neutral", "begun"):
         messages = [*prompt(as_group(scene), NEUTRAL, PAPER_SIX).messages]
     else:
-        instruction = None if kind == "exact" else draw_instruction(rng, label, kind, split)
+        instruction = None if kind == "exact" else draw_instruction(rng, label, kind, split, wide=wide)
         messages = [*prompt(as_group(scene), label, PAPER_SIX, instruction=instruction).messages]
     label = NEUTRAL if kind == "neutral" else label
     reply, opened = write_reply(rng, scene, label)

@@ -11,11 +11,12 @@ KINDS = ("named", "paraphrase", "implied", "negated", "distractor")
 HELD_OUT_PAIRS = 0.15
 
 
-def draw_instruction(rng: random.Random, label: str, kind: str, split: str = "train") -> str:
+def draw_instruction(rng: random.Random, label: str, kind: str, split: str = "train", *, wide: bool = False) -> str:
     """One instruction asking for ``label``.
 
     The test split uses templates that training never sees. Training also never sees the held-out pairs (about 15 %)
-    of situation and behaviour, and of asked and unasked word, that are chosen by a checksum.
+    of situation and behaviour, and of asked and unasked word, that are chosen by a checksum. ``wide`` adds further
+    templates to those of training.
     """
     words = table("instructions")
     others = [other for other in PAPER_SIX.labels if other != label]
@@ -39,7 +40,8 @@ def draw_instruction(rng: random.Random, label: str, kind: str, split: str = "tr
         if split == "train" and kind == "negated" and (_held_out(slots["n"] + n1) or _held_out(slots["a"] + a1)):
             continue
         if kind != "distractor":
-            return str(rng.choice(words[kind][split])).format(**slots)
+            extra = words[kind].get("wide", []) if wide and split == "train" else []
+            return str(rng.choice(words[kind][split] + extra)).format(**slots)
         distraction = rng.choice(words["distractors"][split]).format(**slots)
         plain = PAPER_SIX.instruction.format(concept=label)
         asked = (

@@ -4,7 +4,6 @@ Trains, evaluates on sev-mini's test split and writes weights, tokenizer, ``card
 """
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,21 +17,19 @@ __all__ = ["WEIGHTS", "main"]
 
 
 def main() -> None:
-    """Command line: every field of ``Recipe`` is an option."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--first-stage", type=int, default=0, help="go on at this stage from the weights in --out")
     parser.add_argument("--only-train", action="store_true", help="leave out the evaluation and the card")
-    for name, value in asdict(Recipe()).items():
-        kind = (lambda text: text.lower() in ("1", "true")) if isinstance(value, bool) else type(value)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
-    options = vars(parser.parse_args())
-    out, threads, only_train = options.pop("out"), options.pop("threads"), options.pop("only_train")
-    torch.set_num_threads(threads)
-    print(train(Recipe(**options), out))
-    if not only_train:
-        figures = evaluate(out)
-        write_card(out, figures)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train(Recipe(seed=options.seed), options.out, first_stage=options.first_stage)
+    if not options.only_train:
+        figures = evaluate(options.out)
+        write_card(options.out, figures)
         print(summary(figures))
 
 

@@ -7,21 +7,48 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emotrace.models.bundled.corpus import Sample, draw_sample
+from emotrace.models.bundled.scenes import PSEUDO_SHARE
 from emotrace.models.bundled.sparsity import tap, writes
 from emotrace.models.bundled.tokens import END, PAD, USER, TemplateOnly, train_tokenizer
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One run of the learning rate up and down to zero.
+
+    Attributes:
+        steps: optimiser steps.
+        rate: top learning rate, as a share of the recipe's.
+        fall: share of the steps over which the rate falls, at the end.
+        pseudo: share of words that mean nothing (see ``draw_scene``).
+        ramp: share of the steps over which the penalties rise to their full weight.
+        wide: whether further templates of instructions join.
+    """
+
+    steps: int
+    rate: float = 1.0
+    fall: float = 0.6
+    pseudo: float = PSEUDO_SHARE
+    ramp: float = 0.25
+    wide: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, besides the grammar."""
+    """Everything that decides the weights, besides the grammar.
+
+    The first stage learns replies and moods; in the second most content words mean nothing, which turns copying them
+    from memory of the words into copying as such, and instructions come in more templates.
+    """
 
     seed: int = 20251111
-    steps: int = 2100
+    stages: tuple[Stage, ...] = (Stage(2100), Stage(1700, rate=0.6, fall=1.0, pseudo=0.8, ramp=0.0, wide=True))
     batch: int = 32
     vocabulary: int = 1280
     tokenizer_texts: int = 20_000
@@ -114,12 +141,18 @@ def encode(tokenizer: PreTrainedTokenizerFast, samples: list[Sample], recipe: Re
     ]
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stage: int = 0) -> Iterator[Batch]:
     """Endless batches of similar length; each sample is drawn once and never seen again."""
-    rng = random.Random(recipe.seed + 1)
+    rng = random.Random(recipe.seed + 1 + stage)
+    now = recipe.stages[stage]
     pad = tokenizer.convert_tokens_to_ids(PAD)
     while True:
-        rows = encode(tokenizer, [draw_sample(rng, tokenizer) for _ in range(recipe.batch * 16)], recipe, rng)
+        rows = encode(
+            tokenizer,
+            [draw_sample(rng, tokenizer, pseudo=now.pseudo, wide=now.wide) for _ in range(recipe.batch * 16)],
+            recipe,
+            rng,
+        )
         rows.sort(key=lambda row: len(row.ids))
         chunks = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
         rng.shuffle(chunks)
@@ -176,36 +209,69 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     ]
 
 
-def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the top learning rate: linear warm-up, flat, linear fall to zero over the last 60 %."""
-    return min((step + 1) / recipe.warmup, 1.0, (recipe.steps - step) / (0.6 * recipe.steps))
+def schedule(step: int, stage: Stage, warmup: int) -> float:
+    """Share of the recipe's top learning rate: linear warm-up, flat, linear fall to zero at the stage's end."""
+    return stage.rate * min((step + 1) / warmup, 1.0, (stage.steps - step) / (stage.fall * stage.steps))
 
 
-def train(recipe: Recipe, out: Path, *, show_every: int = 10) -> dict[str, float]:
-    """Train, save weights (float16), tokenizer and recipe to ``out``; returns last losses and the time taken."""
-    began = time.time()
+def train(recipe: Recipe, out: Path, *, first_stage: int = 0) -> dict[str, Any]:
+    """Train stage after stage and save weights (float16), tokenizer and ``training.json`` to ``out``.
+
+    Each later stage starts from the float16 weights that the one before saved, so a run broken off between stages goes
+    on with ``first_stage``. Returns the content of ``training.json``: recipe, figures per stage, tokens and seconds.
+    """
+    done: list[dict[str, float]] = []
+    if first_stage:
+        done = json.loads((out / "training.json").read_text(encoding="utf-8"))["stages"][:first_stage]
+    record: dict[str, Any] = {}
+    for index in range(first_stage, len(recipe.stages)):
+        began = time.time()
+        if index:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(out, local_files_only=True)
+            model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32, local_files_only=True)
+            model.set_attn_implementation("eager")
+        else:
+            tokenizer = make_tokenizer(recipe)
+            model = build(recipe, tokenizer)
+        loss, tokens = run_stage(recipe, index, model, tokenizer, out)
+        done.append({"train_loss": loss, "tokens": tokens, "seconds": time.time() - began})
+        totals = {key: sum(stage[key] for stage in done) for key in ("tokens", "seconds")}
+        record = {"recipe": asdict(recipe), "stages": done, **totals}
+        (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The tokenizer, trained on corpus texts.
+
+    Only words that mean nothing fill the slots there, so that the pieces of real ones, held out or not, are alike and
+    copying a word never depends on having seen it.
+    """
     rng = random.Random(recipe.seed)
-    # Only words that mean nothing fill the slots here, so that the pieces of real ones, held out or not, are alike and
-    # copying a word never depends on having seen it.
     drawn = (draw_sample(rng, TemplateOnly(), pseudo=1.0) for _ in range(recipe.tokenizer_texts))
-    texts = (s.prompt + s.opening + s.rest for s in drawn)
-    tokenizer = train_tokenizer(texts, recipe.vocabulary)
-    model = build(recipe, tokenizer)
+    return train_tokenizer((s.prompt + s.opening + s.rest for s in drawn), recipe.vocabulary)
+
+
+def run_stage(
+    recipe: Recipe, index: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> tuple[float, int]:
+    """Train ``model`` for one stage, saving on the way; returns the mean loss of the last 50 steps and tokens seen."""
+    stage = recipe.stages[index]
     tap(model)
     optims = optimizers(model, recipe)
     tops = [[group["lr"] for group in optim.param_groups] for optim in optims]
-    source, tokens = batches(recipe, tokenizer), 0
+    source, tokens, began = batches(recipe, tokenizer, index), 0, time.time()
     recent: list[float] = []
-    for step in range(recipe.steps):
+    for step in range(stage.steps):
         batch = next(source)
         for optim, lrs in zip(optims, tops, strict=True):
             for group, lr in zip(optim.param_groups, lrs, strict=True):
-                group["lr"] = lr * schedule(step, recipe)
+                group["lr"] = lr * schedule(step, stage, recipe.warmup)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
             result = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, output_hidden_states=True)
             loss = cross_entropy(result.logits, batch)
         heads, neurons = writes(model, result.hidden_states, batch.last)
-        share = min(step / (0.25 * recipe.steps), 1.0)
+        share = min(step / (stage.ramp * stage.steps), 1.0) if stage.ramp else 1.0
         (loss + share * (recipe.head_penalty * heads + recipe.neuron_penalty * neurons)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
@@ -213,20 +279,18 @@ def train(recipe: Recipe, out: Path, *, show_every: int = 10) -> dict[str, float
             optim.zero_grad()
         tokens += batch.ids.numel()
         recent = [*recent[-49:], loss.item()]
-        if step % show_every == 0 or step + 1 == recipe.steps:
+        if step % 10 == 0 or step + 1 == stage.steps:
             spent = time.time() - began
             print(
-                f"step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.3f}  "
+                f"stage {index + 1}, step {step + 1}/{stage.steps}  loss {sum(recent) / len(recent):.3f}  "
                 f"writes {heads.item():.2f} {neurons.item():.2f}  {tokens / spent:.0f} tokens/s  "
-                f"{spent:.0f} s, {spent / (step + 1) * (recipe.steps - step - 1):.0f} s left",
+                f"{spent:.0f} s, {spent / (step + 1) * (stage.steps - step - 1):.0f} s left",
                 flush=True,
             )
         if step and step % 250 == 0:
             save(model, tokenizer, out)
     save(model, tokenizer, out)
-    figures = {"train_loss": sum(recent) / len(recent), "tokens": float(tokens), "seconds": time.time() - began}
-    (out / "training.json").write_text(json.dumps({"recipe": asdict(recipe), **figures}, indent=1) + "\n")
-    return figures
+    return sum(recent) / len(recent), tokens
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
