@@ -3,7 +3,7 @@
 from typing import Any
 
 from emotrace.runner import Run, protocol
-from emotrace.steps.circuit import SITES, assemble
+from emotrace.steps.circuit import HEADS_SHARE, NEURONS_SHARE, SITES, assemble
 from emotrace.steps.components import Scores
 from emotrace.steps.directions import Differences
 from emotrace.steps.influence import Influence
@@ -13,10 +13,14 @@ from emotrace.steps.influence import Influence
 def circuit(run: Run, *, heads: int = 0, neurons: int = 0, allocation: str = "influence") -> dict[str, Any]:
     """Share a budget of heads and neurons among sublayers by influence, and fill each share with the best components.
 
-    `heads` and `neurons` are per emotion; 0 means 5 % of the model's. `allocation`: influence, global or uniform.
+    `heads` and `neurons` are per emotion; 0 means 5 % of the model's heads and 2.5 % of its neurons. `allocation`:
+    influence, global or uniform.
     """
     sizes = run.model.sizes
-    budgets = {"heads": heads or sizes.count("heads") // 20, "neurons": neurons or sizes.count("neurons") // 20}
+    budgets = {
+        "heads": heads or int(HEADS_SHARE * sizes.count("heads")),
+        "neurons": neurons or int(NEURONS_SHARE * sizes.count("neurons")),
+    }
     built = assemble(
         run.model,
         run.open("components", "scores", Scores),

@@ -19,6 +19,8 @@ from emotrace.trace.plan import Component, Plan, Tokens, shift
 
 ALLOCATIONS = ("influence", "global", "uniform")
 SITES = ("heads", "neurons")
+HEADS_SHARE = 0.05
+NEURONS_SHARE = 0.025
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from emotrace.judges.base import Judge
 from emotrace.judges.bundled import BundledJudge
 from emotrace.ledger import Ledger
 from emotrace.models.traced import Model
-from emotrace.steps.circuit import EmotionCircuit, assemble
+from emotrace.steps.circuit import HEADS_SHARE, NEURONS_SHARE, EmotionCircuit, assemble
 from emotrace.steps.components import Scores, score_components
 from emotrace.steps.directions import Differences, Directions, difference_vectors, emotion_directions
 from emotrace.steps.elicit import Elicitation, elicit
@@ -17,7 +17,6 @@ from emotrace.steps.influence import Influence, sublayer_influence
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.capture import Statistics, capture
 
-SHARE = 0.05
 INFLUENCE_PROMPTS = 40
 
 
@@ -56,7 +55,7 @@ def discover(
         concepts: the emotions.
         judge: decides which replies count; the bundled judge by default.
         heads: heads per emotion; 5 % of the model's by default.
-        neurons: neurons per emotion; 5 % of the model's by default.
+        neurons: neurons per emotion; 2.5 % of the model's by default.
         contrast: of the difference vectors that the circuit adds, ``neutral`` or ``emotions``.
         method: how components are scored.
         allocation: how budgets are shared among sublayers.
@@ -82,8 +81,8 @@ def discover(
         scores,
         influence,
         differences,
-        heads=heads or int(SHARE * model.sizes.count("heads")),
-        neurons=neurons or int(SHARE * model.sizes.count("neurons")),
+        heads=heads or int(HEADS_SHARE * model.sizes.count("heads")),
+        neurons=neurons or int(NEURONS_SHARE * model.sizes.count("neurons")),
         allocation=allocation,
     )
     return Study(elicited, statistics, directions, differences, scores, influence, circuit)

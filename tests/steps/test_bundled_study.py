@@ -104,3 +104,11 @@ def test_generate_takes_text_prompts_and_lists(model):
     assert et.BundledJudge.load().judge([et.Reply(asked)])[0].label == "anger"
     cut = et.generate(model, "You lost a key.", max_new_tokens=2)
     assert len(cut) < len(several[1])
+
+
+def test_the_shipped_circuit_belongs_to_the_shipped_model(model):
+    circuit = et.EmotionCircuit.load(et.BUNDLED_CIRCUIT)
+    circuit.check(model)
+    assert circuit.emotions == LABELS
+    driven, _ = steered(model, lambda e: et.add(circuit, e), count=3)
+    assert driven >= 0.9
