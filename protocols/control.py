@@ -95,6 +95,7 @@ def control(
             **arm_summary(made[arm], made["prompting"], seed=run.seed, lexicon=lexicon),
             "description": DESCRIPTIONS[arm],
             "strength": chosen.strength if chosen else None,
+            "write_fraction_of_residual_norm": arms.write_fraction(arm, chosen),
             "layers": list(chosen.layers) if chosen and chosen.layers else None,
         }
     wrong = made["wrong_emotion"]

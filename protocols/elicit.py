@@ -1,5 +1,7 @@
 """Elicit replies in every emotion and keep the groups that worked."""
 
+import hashlib
+import json
 from typing import Any
 
 from emotrace.data.sev import groups
@@ -26,6 +28,7 @@ def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 48) -> dict[st
         ledger=run.ledger,
     )
     run.write_records("replies", elicited.to_records())
+    shown = json.dumps([[reply.group_id, reply.condition, reply.prompt_ids] for reply in elicited.replies])
     checked = [reply.structure for reply in elicited.replies]
     return {
         "groups": len(chosen),
@@ -35,4 +38,5 @@ def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 48) -> dict[st
         "structure_accepted": sum(map(bool, checked)) / len(checked),
         "distinct_replies": len({reply.reply for reply in elicited.replies}),
         "replies": len(elicited.replies),
+        "prompts_sha256": hashlib.sha256(shown.encode()).hexdigest(),
     }

@@ -127,6 +127,14 @@ class Arms:
             self._plans[key] = self._plan(*key)
         return Attempt(task, self._plans[key], prompted=arm == "prompting", draw=draw)
 
+    def write_fraction(self, arm: str, setting: Setting | None) -> float | None:
+        """The arm's largest push at the last token as a fraction of the residual stream's norm; None without a push."""
+        if setting is None:
+            return None
+        if arm == "residual":
+            return setting.strength / self.directions.vectors.shape[-1] ** 0.5
+        return setting.strength * self.controls.write_fraction(self.drawn(arm, 0), self.directions.sigma)
+
     def _plan(self, arm: str, setting: Setting | None, draw: int, emotion: str) -> Plan:
         if arm in ("unsteered", "prompting"):
             return Plan()

@@ -69,6 +69,18 @@ class Controls:
             total[layer] += weights[layer, :, index] @ vector.double()
         return total
 
+    def write_fraction(self, circuit: EmotionCircuit, sigma: torch.Tensor) -> float:
+        """Largest summed write of any sublayer at the last token over the residual stream's norm, mean over emotions.
+
+        ``sigma`` is the root mean square ``[L, 2]`` of neutral states, so the stream's norm is ``sigma * sqrt(D)``.
+        """
+        norms = sigma * self.model.sizes.width**0.5
+        fractions = [
+            torch.stack([self.summed_writes(circuit, site, "last", e).norm(dim=-1) for site in SITES], -1) / norms
+            for e in circuit.emotions
+        ]
+        return float(torch.stack(fractions).flatten(1).amax(-1).mean())
+
     def shortfall(self, circuit: EmotionCircuit) -> int:
         """How many components a matched control lacks because its sublayers have too few outside the circuit."""
         return sum(

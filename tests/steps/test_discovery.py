@@ -194,6 +194,18 @@ def test_controls_keep_their_promises():
     assert controls.matched(1).components("neurons", "joy") == matched.components("neurons", "joy")
     assert controls.matched(2).components("neurons", "joy") != matched.components("neurons", "joy")
     assert controls.shortfall(matched) == 0
+    expected = np.mean(
+        [
+            max(
+                float(controls.summed_writes(circuit, site, "last", e)[layer].norm())
+                / float(DIRECTIONS.sigma[layer, sublayer] * 32**0.5)
+                for sublayer, site in enumerate(("heads", "neurons"))
+                for layer in range(3)
+            )
+            for e in EMOTIONS
+        ]
+    )
+    assert abs(controls.write_fraction(circuit, DIRECTIONS.sigma) - expected) < 1e-12
     crowded = Controls(MODEL, built(heads=9)[0], DIFFERENCES)
     assert crowded.shortfall(crowded.matched(0)) > 0
 
