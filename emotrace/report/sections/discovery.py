@@ -121,8 +121,8 @@ def influence(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
             f"of layer {layer}.",
             caption=f"A push at the {names.get(site, site)} of layer {layer} moves the final reading most "
             f"(mean influence {number(totals[site, layer])}); of all positive influence, {shares}. Pushes of "
-            f"{listed([number(a) for a in summary['alphas']])} times the states' root mean square; agreement with the gradient "
-            f"method {number(summary['agreement_gradient'])}.",
+            f"{listed([number(a) for a in summary['alphas']])} times the states' root mean square; agreement with the "
+            f"gradient method {number(summary['agreement_gradient'])}.",
         ),
     )
 
