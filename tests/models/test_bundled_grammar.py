@@ -75,10 +75,22 @@ def test_test_and_validation_hold_out_objects_persons_frames_and_events():
     scenes = {
         split: [read_scene(s.scenario, e) for s in data.split(split) for e in s.event.values()] for split in SPLITS
     }
-    for field in ("noun", "person", "frame", "verb", "how", "time"):
+    for field in ("noun", "person", "frame", "verb", "time"):
         values = [{getattr(scene, field) for scene in scenes[split]} for split in SPLITS]
         first, second, third = values
         assert not ((first & second) | (first & third) | (second & third)), field
+
+
+def test_no_held_out_word_starts_as_a_training_word_or_the_other_way_round():
+    scenes, verbs = table("scenes"), table("events")["verbs"].values()
+    for known, held in (
+        ([w for t in scenes["themes"].values() for w in t["nouns"]], list(scenes["themes"].values())),
+        (scenes["names"]["train"], [scenes["names"]]),
+        (scenes["roles"]["train"], [scenes["roles"]]),
+        ([w for v in verbs for w in v["train"]], list(verbs)),
+    ):
+        for word in (w for part in held for split in ("validation", "test") for w in part[split]):
+            assert not [w for w in known if w.startswith(word) or word.startswith(w)], word
 
 
 def test_held_out_instructions_never_occur_in_training():

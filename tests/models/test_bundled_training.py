@@ -111,9 +111,8 @@ def test_loss_is_the_weighted_mean_over_targets():
         for t in range(6):
             nll = -torch.log_softmax(logits[t].float(), -1)[ids[row, t + 1]]
             total, weight = total + float(nll.detach() * weights[row, t + 1]), weight + float(weights[row, t + 1])
-    assert float(loss_of(model, Batch(ids, weights, torch.zeros(2), stack_mask(7, 2)))) == pytest.approx(
-        total / weight, rel=1e-5
-    )
+    loss = loss_of(model, Batch(ids, weights, torch.zeros(2), stack_mask(7, 2)))
+    assert float(loss.detach()) == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_weights_cover_prompt_opening_and_reply():
@@ -198,7 +197,7 @@ def test_write_lengths_equal_a_loop_over_components():
     for layer, stream in zip(model.model.layers, streams, strict=False):
         out, down = layer.self_attn.o_proj, layer.mlp.down_proj
         for row, at in enumerate(last.tolist()):
-            length = float(stream[row, at].norm())
+            length = float(stream[row, at].detach().norm())
             for head in range(2):
                 part = slice(8 * head, 8 * head + 8)
                 expected[0] += float((out.weight[:, part] @ out.seen[row, at, part]).norm()) / length / 3
@@ -247,3 +246,14 @@ def test_a_run_broken_off_between_stages_goes_on_to_the_same_weights(trained, tm
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert [stage["tokens"] for stage in again["stages"]] == [stage["tokens"] for stage in record["stages"]]
     assert again["tokens"] == sum(stage["tokens"] for stage in again["stages"])
+
+
+def test_piece_words_are_short_words_that_reach_every_inner_piece():
+    from emotrace.models.bundled.vocabulary import piece_words
+
+    tokenizer = train_tokenizer(["You leave your lamp with Anna near the kettle."] * 5, 320)
+    draw, rng = piece_words(tokenizer.get_vocab()), random.Random(2)
+    words = [draw(rng) for _ in range(4000)]
+    assert all(word.isascii() and word.isalpha() and word.islower() and len(word) >= 2 for word in words)
+    inner = [piece for piece in tokenizer.get_vocab() if piece.isalpha() and piece.isascii() and piece.islower()]
+    assert all(any(piece in word for word in words) for piece in inner)

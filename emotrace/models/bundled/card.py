@@ -1,9 +1,12 @@
 """The model card, written from measured figures: ``card.json`` for programs, ``CARD.md`` for people."""
 
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from emotrace.models.bundled.corpus import MIXTURE
 
@@ -20,6 +23,11 @@ def _without_problems(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_problems(entry) for key, entry in value.items() if key != "problems"}
     return value
+
+
+def _parameters(folder: Path) -> int:
+    with safe_open(folder / "model.safetensors", framework="np") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def _text(folder: Path, training: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -54,10 +62,11 @@ def _text(folder: Path, training: dict[str, Any], measured: dict[str, Any]) -> s
             )
         },
         steps=" + ".join(str(stage["steps"]) for stage in recipe["stages"]),
+        pseudo=", ".join(f"{stage['pseudo']:.0%}" for stage in recipe["stages"]),
         vocabulary=recipe["vocabulary"],
         all_heads=recipe["layers"] * recipe["heads"],
         all_neurons=recipe["layers"] * recipe["mlp"],
-        parameters=size // 2,
+        parameters=_parameters(folder),
         megabytes=size / 1e6,
         tokens=training["tokens"],
         minutes=training["seconds"] / 60,

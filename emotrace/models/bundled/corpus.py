@@ -11,6 +11,7 @@ from emotrace.data.sev import Group, Scenario
 from emotrace.models.bundled.instructions import draw_free, draw_instruction
 from emotrace.models.bundled.replies import STYLES, write_reply
 from emotrace.models.bundled.scenes import PSEUDO_SHARE, Scene, draw_scene
+from emotrace.models.bundled.vocabulary import Coin, pseudo_word
 
 MIXTURE: Mapping[str, float] = {
     "exact": 0.20,
@@ -55,15 +56,22 @@ def as_group(scene: Scene) -> Group:
 
 
 def draw_sample(
-    rng: random.Random, tokenizer: Any, split: str = "train", *, pseudo: float | None = None, wide: bool = False
+    rng: random.Random,
+    tokenizer: Any,
+    split: str = "train",
+    *,
+    pseudo: float | None = None,
+    wide: bool = False,
+    coin: Coin = pseudo_word,
 ) -> Sample:
     """One sample of the mixture; ``tokenizer`` only lends its chat template.
 
     ``pseudo`` is the share of words that mean nothing: ``PSEUDO_SHARE`` in training, none elsewhere, unless given.
-    ``wide`` adds templates of instructions.
+    ``wide`` adds templates of instructions; ``coin`` draws words that mean nothing.
     """
     kind = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
-    scene = draw_scene(rng, split, pseudo=(PSEUDO_SHARE if split == "train" else 0.0) if pseudo is None else pseudo)
+    share = (PSEUDO_SHARE if split == "train" else 0.0) if pseudo is None else pseudo
+    scene = draw_scene(rng, split, pseudo=share, coin=coin)
     label = rng.choice(PAPER_SIX.labels)
     messages: list[dict[str, str]]
     if kind == "free":

@@ -67,7 +67,7 @@ def _first(label: str) -> str:
     start = (
         f"(?:(?:{_any(words['interjections'])}), (?:{_any(words['leads'])})|(?:{_any(map(_capital, words['leads']))}))"
     )
-    hows = (how for valence in table("events")["hows"].values() for split in valence.values() for how in split)
+    hows = (how for listed in table("events")["hows"].values() for how in listed)
     return (
         rf"{start} (?P<person>{_PERSON})(?: (?:{_any(words['adverbs'])}))? (?P<verb>[a-z]+)"
         rf" (?:the|{_any(words['determiners'])}) (?P<noun>{_NOUN})"

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from emotrace.models.bundled.vocabulary import SPLITS, pseudo_word, table
+from emotrace.models.bundled.vocabulary import SPLITS, Coin, pseudo_word, table
 
 VALENCES = ("positive", "neutral", "negative")
 PSEUDO_SHARE = 0.35
@@ -54,12 +54,18 @@ def all_frames() -> tuple[str, ...]:
 
 
 def draw_scene(
-    rng: random.Random, split: str, *, valence: str | None = None, like: Scene | None = None, pseudo: float = 0.0
+    rng: random.Random,
+    split: str,
+    *,
+    valence: str | None = None,
+    like: Scene | None = None,
+    pseudo: float = 0.0,
+    coin: Coin = pseudo_word,
 ) -> Scene:
     """One scene of a split; ``like`` keeps that scene's scenario and draws only another event.
 
     ``pseudo`` is the chance, for object, person and verb each, of a word that means nothing; half of it, for a
-    word of ``time`` and of ``how``.
+    word of ``time`` and of ``how``; ``coin`` draws such words.
     """
     scenes, events = table("scenes"), table("events")
     valence = valence or rng.choice(VALENCES)
@@ -67,32 +73,32 @@ def draw_scene(
         theme = rng.choice(sorted(scenes["themes"]))
         words = scenes["themes"][theme]
         place = rng.choice(words["places"])
-        noun = pseudo_word(rng) if rng.random() < pseudo else rng.choice(words["nouns" if split == "train" else split])
-        person = _person(rng, split, pseudo)
+        noun = coin(rng) if rng.random() < pseudo else rng.choice(words["nouns" if split == "train" else split])
+        person = _person(rng, split, pseudo, coin)
         frame = rng.choice(frames(split))
     else:
         theme, place, noun, person, frame = like.theme, like.place, like.noun, like.person, all_frames()[like.frame]
     verb = rng.choice(events["verbs"][valence][split])
     if rng.random() < pseudo:
-        verb = pseudo_word(rng) + "ed"
-    how = rng.choice(events["hows"][valence][split])
+        verb = coin(rng) + "ed"
+    how = rng.choice(events["hows"][valence])
     if rng.random() < pseudo / 2:
-        how = f"{how.rsplit(' ', 1)[0]} {pseudo_word(rng)}"
+        how = f"{how.rsplit(' ', 1)[0]} {coin(rng)}"
     time = rng.choice(events["times"][split])
     if rng.random() < pseudo / 2:
-        time = rng.choice(events["times"]["pseudo"]).format(word=_name(rng) if rng.random() < 0.5 else pseudo_word(rng))
+        time = rng.choice(events["times"]["pseudo"]).format(word=_name(rng, coin) if rng.random() < 0.5 else coin(rng))
     event = rng.choice(events["templates"]).format(time=time, person=person, verb=verb, noun=noun, how=how)
     scenario = _article(frame.format(noun=noun, person=person, place=place), noun)
     return Scene(theme, valence, person, noun, place, all_frames().index(frame), time, verb, how, scenario, event)
 
 
-def _name(rng: random.Random) -> str:
-    return pseudo_word(rng).capitalize()
+def _name(rng: random.Random, coin: Coin) -> str:
+    return coin(rng).capitalize()
 
 
-def _person(rng: random.Random, split: str, pseudo: float) -> str:
+def _person(rng: random.Random, split: str, pseudo: float, coin: Coin) -> str:
     if rng.random() < pseudo:
-        return _name(rng) if rng.random() < 0.6 else f"the {pseudo_word(rng)}"
+        return _name(rng, coin) if rng.random() < 0.6 else f"the {coin(rng)}"
     kind = "names" if rng.random() < 0.6 else "roles"
     return str(rng.choice(table("scenes")[kind][split]))
 
@@ -112,9 +118,7 @@ def _patterns() -> tuple[list[re.Pattern[str]], list[re.Pattern[str]]]:
     }
     every = [re.compile(_escape(frame).replace(" a {noun}", " an? {noun}").format(**slots)) for frame in all_frames()]
     times = "|".join(time for split in SPLITS for time in events["times"][split])
-    hows = "|".join(
-        sorted((how for v in events["hows"].values() for part in v.values() for how in part), key=len, reverse=True)
-    )
+    hows = "|".join(sorted((how for listed in events["hows"].values() for how in listed), key=len, reverse=True))
     slots |= {"time": f"(?P<time>{times})", "verb": "(?P<verb>[a-z]+)", "how": f"(?P<how>{hows})"}
     return every, [re.compile(_escape(text).format(**slots)) for text in events["templates"]]
 
@@ -139,7 +143,7 @@ def read_scene(scenario: str, event: str) -> Scene | None:
     if first["person"] != second["person"] or second.groupdict().get("noun", first["noun"]) != first["noun"]:
         return None
     hows = table("events")["hows"]
-    valence = next(v for v in VALENCES if any(second["how"] in part for part in hows[v].values()))
+    valence = next(v for v in VALENCES if second["how"] in hows[v])
     return Scene(
         _theme_of()[first["place"]],
         valence,

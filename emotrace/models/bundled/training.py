@@ -16,6 +16,7 @@ from emotrace.models.bundled.corpus import Sample, draw_sample
 from emotrace.models.bundled.scenes import PSEUDO_SHARE
 from emotrace.models.bundled.sparsity import tap, writes
 from emotrace.models.bundled.tokens import END, PAD, USER, TemplateOnly, train_tokenizer
+from emotrace.models.bundled.vocabulary import piece_words, pseudo_word
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Stage:
         pseudo: share of words that mean nothing (see ``draw_scene``).
         ramp: share of the steps over which the penalties rise to their full weight.
         wide: whether further templates of instructions join.
+        pieces: whether words that mean nothing are mostly chains of the tokenizer's pieces.
     """
 
     steps: int
@@ -37,6 +39,7 @@ class Stage:
     pseudo: float = PSEUDO_SHARE
     ramp: float = 0.25
     wide: bool = False
+    pieces: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,16 @@ class Recipe:
     """Everything that decides the weights, besides the grammar.
 
     The first stage learns replies and moods; in the second most content words mean nothing, which turns copying them
-    from memory of the words into copying as such, and instructions come in more templates.
+    from memory of the words into copying as such, and instructions come in more templates; in the third such words are
+    made of every piece the tokenizer has, so that no piece is left that was never copied.
     """
 
     seed: int = 20251111
-    stages: tuple[Stage, ...] = (Stage(2100), Stage(1700, rate=0.6, fall=1.0, pseudo=0.8, ramp=0.0, wide=True))
+    stages: tuple[Stage, ...] = (
+        Stage(2100),
+        Stage(1700, rate=0.6, fall=1.0, pseudo=0.8, ramp=0.0, wide=True),
+        Stage(800, rate=0.5, fall=1.0, pseudo=0.8, ramp=0.0, wide=True, pieces=True),
+    )
     batch: int = 32
     vocabulary: int = 1280
     tokenizer_texts: int = 20_000
@@ -145,14 +153,13 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stage: int = 0) 
     """Endless batches of similar length; each sample is drawn once and never seen again."""
     rng = random.Random(recipe.seed + 1 + stage)
     now = recipe.stages[stage]
+    coin = piece_words(tokenizer.get_vocab()) if now.pieces else pseudo_word
     pad = tokenizer.convert_tokens_to_ids(PAD)
     while True:
-        rows = encode(
-            tokenizer,
-            [draw_sample(rng, tokenizer, pseudo=now.pseudo, wide=now.wide) for _ in range(recipe.batch * 16)],
-            recipe,
-            rng,
-        )
+        drawn = [
+            draw_sample(rng, tokenizer, pseudo=now.pseudo, wide=now.wide, coin=coin) for _ in range(recipe.batch * 16)
+        ]
+        rows = encode(tokenizer, drawn, recipe, rng)
         rows.sort(key=lambda row: len(row.ids))
         chunks = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
         rng.shuffle(chunks)

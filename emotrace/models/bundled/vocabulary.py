@@ -2,11 +2,15 @@
 
 import json
 import random
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import resources
 from typing import Any
 
 SPLITS = ("train", "validation", "test")
+Coin = Callable[[random.Random], str]
+"""Coins a word that means nothing."""
+
 _ONSETS = (*"bdfgklmnprstvz", "br", "dr", "fl", "gr", "pl", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")
 _CODAS = ("", "b", "d", "g", "k", "l", "m", "n", "p", "r", "t", "x", "sh", "nd", "rk")
@@ -34,6 +38,23 @@ def pseudo_word(rng: random.Random) -> str:
         word = word.strip("^$")
         if 3 <= len(word) <= 10 and word not in known:
             return word
+
+
+def piece_words(pieces: Iterable[str]) -> Coin:
+    """Draws words that mean nothing, mostly chains of a tokenizer's ``pieces``, so that each piece gets copied."""
+    known = sorted(pieces)
+    starts = [piece[1:].lower() for piece in known if piece.startswith("\u0120") and piece[1:].isalpha()]
+    inner = [piece for piece in known if piece.isalpha() and piece.isascii() and piece.islower()]
+
+    def draw(rng: random.Random) -> str:
+        if rng.random() < 0.3:
+            return pseudo_word(rng)
+        while True:
+            word = rng.choice(starts) + "".join(rng.choice(inner) for _ in range(rng.choice((1, 1, 2))))
+            if 3 <= len(word) <= 10 and word.isascii():
+                return word
+
+    return draw
 
 
 @cache
