@@ -37,15 +37,19 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
         def emotion_score(emotion: str, components: list[list[Component]]) -> np.ndarray:
             batch, direction = batches[emotion], reference[run.concepts.index(emotion)].to(model.device)
             plans = {id(part): zero(heads=part) if site == "heads" else zero(neurons=part) for part in components}
-            with model.trace(
-                batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
+            with (
+                model.lock,
+                model.trace(
+                    batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
+                ),
             ):
                 with torch.no_grad():
                     apply(model, [plans[id(part)] for part in components])
                     score = (model.final_norm.output[:, -1].double() @ direction).save()
+            model.counters["curve_tokens"] += int(batch.mask.sum())
             return score.cpu().numpy()
 
-        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed)
+        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
         return found.summary("projection on the reference direction", run.seed)
 
     return {"curves": {"heads": curve("heads"), "neurons": curve("neurons")}, "prompts": len(chosen) * len(labels)}

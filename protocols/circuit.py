@@ -18,8 +18,8 @@ def circuit(run: Run, *, heads: int = 0, neurons: int = 0, allocation: str = "in
     """
     sizes = run.model.sizes
     budgets = {
-        "heads": heads or int(HEADS_SHARE * sizes.count("heads")),
-        "neurons": neurons or int(NEURONS_SHARE * sizes.count("neurons")),
+        "heads": heads or max(1, int(HEADS_SHARE * sizes.count("heads"))),
+        "neurons": neurons or max(1, int(NEURONS_SHARE * sizes.count("neurons"))),
     }
     built = assemble(
         run.model,

@@ -26,12 +26,12 @@ def components(
     found = run.open("directions", "directions", Directions)
     differences = run.open("directions", "differences", Differences)
     elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
-    neutral = [r.prompt_ids for r in elicited.accepted(NEUTRAL)][:64]
+    neutral = [r.prompt_ids for r in elicited.spread(NEUTRAL, 64)]
     scores = score_components(run.model, statistics, found, differences, method=method, prompts=neutral, seed=run.seed)
     run.save("scores", scores)
 
     sizes = run.model.sizes
-    checked = {e: elicited.accepted(e)[:checked_prompts] for e in run.concepts.labels}
+    checked = {e: elicited.spread(e, checked_prompts) for e in run.concepts.labels}
     samples = [s for s in elicited.samples() if s.prompt in {r.prompt_ids for rs in checked.values() for r in rs}]
     few = capture(run.model, samples, run.concepts.labels, batch_tokens=run.batch_tokens)
     closed = score_components(run.model, few, found, differences)

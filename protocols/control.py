@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
+from emotrace.errors import DataError
 from emotrace.runner import Run, protocol
 from emotrace.steps.circuit import EmotionCircuit
 from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, spread_draws, tried
-from emotrace.steps.directions import Differences, Directions
+from emotrace.steps.directions import Differences, emotion_directions
 from emotrace.steps.evaluate import (
     JudgedReply,
     arm_summary,
@@ -16,8 +17,9 @@ from emotrace.steps.evaluate import (
     paired_accuracy,
     to_records,
 )
+from emotrace.trace.capture import Statistics
 
-STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 4.0, 8.0)
 ALPHAS = (2.0, 4.0, 8.0)
 DEPTHS = ("0.15-0.40", "0.39-0.72")
 RANDOM = ("random_matched", "random_matched_rescaled", "random_anywhere", "random_direction")
@@ -46,12 +48,13 @@ def control(
     in (0, 1].
     """
     built = run.open("circuit", "circuit", EmotionCircuit)
+    statistics = run.open("directions", "statistics", Statistics)
     arms = Arms(
         run.model,
         built,
         run.open("directions", "differences", Differences),
-        run.open("directions", "directions", Directions),
-        run.open("directions", "directions_reply", Directions),
+        emotion_directions(statistics, contrast=built.contrast),
+        emotion_directions(statistics, contrast=built.contrast, measured_at="reply"),
         tokens=tokens,
         seed=run.seed,
     )
@@ -96,6 +99,7 @@ def control(
             "description": DESCRIPTIONS[arm],
             "strength": chosen.strength if chosen else None,
             "write_fraction_of_residual_norm": arms.write_fraction(arm, chosen),
+            "at_grid_edge": arm in grids and chosen == max(grids[arm], key=lambda setting: setting.strength),
             "layers": list(chosen.layers) if chosen and chosen.layers else None,
         }
     wrong = made["wrong_emotion"]
@@ -137,6 +141,11 @@ def control(
 
 def _layers(depth: str, layers: int) -> tuple[int, int]:
     """First and last layer whose relative depth (l + 1) / L lies in ``"low-high"``."""
-    low, high = (float(part) for part in depth.split("-"))
+    try:
+        low, high = (float(part) for part in depth.split("-"))
+    except ValueError as error:
+        raise DataError(f"residual_depths: {depth!r} is not a range like 0.4-0.7") from error
     inside = [layer for layer in range(layers) if low <= (layer + 1) / layers <= high]
+    if not inside:
+        raise DataError(f"residual_depths: no layer of {layers} lies in {depth}; give other ranges with -p")
     return inside[0], inside[-1]

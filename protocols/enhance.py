@@ -45,15 +45,19 @@ def enhance(
                 id(part): shift({c: values[c] for c in part}, site, strength=strength, tokens="last")
                 for part in components
             }
-            with model.trace(
-                batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
+            with (
+                model.lock,
+                model.trace(
+                    batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
+                ),
             ):
                 with torch.no_grad():
                     apply(model, [plans[id(part)] for part in components])
                     score = (model.final_norm.output[:, -1].double() @ direction).save()
+            model.counters["curve_tokens"] += int(batch.mask.sum())
             return score.cpu().numpy()
 
-        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed)
+        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
         return found.summary("projection on the reference direction", run.seed)
 
     return {"curves": {"heads": curve("heads"), "neurons": curve("neurons")}, "prompts": len(chosen) * len(labels)}

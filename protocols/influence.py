@@ -19,8 +19,7 @@ def influence(
     """
     found = run.open("directions", "directions", Directions)
     elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
-    neutral = [r.prompt_ids for r in elicited.accepted(NEUTRAL)]
-    chosen = neutral[:: max(1, len(neutral) // prompts)][:prompts]
+    chosen = [r.prompt_ids for r in elicited.spread(NEUTRAL, prompts)]
     options: dict[str, Any] = {"readout": readout, "batch_tokens": run.batch_tokens, "ledger": run.ledger}
     exact = sublayer_influence(run.model, chosen, found, alphas=alphas, **options)
     gradient = sublayer_influence(run.model, chosen, found, method="gradient", **options)

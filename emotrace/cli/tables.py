@@ -8,18 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emotrace.runner import ProtocolSpec
-
-ARMS = (
-    "unsteered",
-    "prompting",
-    "residual",
-    "circuit",
-    "random_matched",
-    "random_matched_rescaled",
-    "random_anywhere",
-    "random_direction",
-    "wrong_emotion",
-)
+from emotrace.steps.control import ARMS
 
 
 def comparison_table(summary: Mapping[str, Any]) -> Table:

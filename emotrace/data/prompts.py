@@ -54,8 +54,8 @@ def prompt(group: Group, condition: str, concepts: ConceptSet, *, instruction: s
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The chat text with the generation prompt, as the model sees it.
 
-    A template that cannot take a system role gets the system text in front of the user's. Date and thinking switches
-    of templates that have them are fixed, so the same messages render to the same text on every day. Raises
+    A template that cannot take a system role gets the system text in front of the user's. The switches for date
+    (``date_string``) and thinking (``enable_thinking``) of templates that have them are fixed. Raises
     ``DataError`` when the tokenizer has no chat template.
     """
     template = getattr(tokenizer, "chat_template", None)

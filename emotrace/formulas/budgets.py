@@ -26,6 +26,8 @@ def largest_remainder(weights: np.ndarray, total: int, capacity: int) -> np.ndar
         CircuitError: no positive weight, or more components asked for than the positive sublayers hold.
     """
     positive = np.maximum(np.asarray(weights, dtype=np.float64), 0.0)
+    if not np.isfinite(weights).all():
+        raise CircuitError("an influence is not finite; look at the directions and sigma it was measured with")
     if total < 0:
         raise CircuitError(f"a budget cannot be negative, got {total}")
     if not positive.any():

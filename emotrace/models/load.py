@@ -45,6 +45,8 @@ def load(
         return _load_named(str(model), dtype, device, remote)
     if dtype is not None or device is not None:
         raise ModelError("dtype= and device= apply to models loaded by name; set them on the model itself")
+    if remote and isinstance(model, torch.nn.Module):
+        raise ModelError("a model in memory is not hosted anywhere; give its name on the Hub with remote=True")
     if hasattr(model, "trace") and hasattr(model, "_module"):
         if getattr(model, "tokenizer", None) is None:
             raise ModelError("the nnsight model has no tokenizer; build it with tokenizer=")
@@ -64,7 +66,13 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
         raise ModelError(
             f"the bundled model is missing from {BUNDLED}; train it: python -m emotrace.models.bundled.train"
         )
-    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype or (torch.float32 if bundled else "auto")
+    if remote and (dtype is not None or device is not None):
+        raise ModelError("with remote=True the server decides dtype and device; leave them out")
+    wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if wanted is None:
+        wanted = torch.float32 if bundled else "auto"
+    if wanted != "auto" and not isinstance(wanted, torch.dtype):
+        raise ModelError(f"no dtype {dtype!r}: use float32, bfloat16, float16 or float64")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         if remote:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from emotrace.data.prompts import Prompt, render
-from emotrace.errors import CircuitError
+from emotrace.errors import CircuitError, ModelError
 from emotrace.models.architectures import Sizes, family_of, sizes_of, submodule
 
 FINGERPRINT_SLICE = 16
@@ -96,7 +96,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter."""
+        """Device of the first parameter; for a remote model, where token ids are made."""
+        if self.remote:
+            return torch.device("cpu")
         return next(self.nn._module.parameters()).device
 
     @property
@@ -109,6 +111,8 @@ class Model:
         """Token ids that end a reply."""
         ids = self.nn._module.generation_config.eos_token_id
         ids = self.tokenizer.eos_token_id if ids is None else ids
+        if ids is None:
+            raise ModelError(f"{self.identity!r} names no end of text; set tokenizer.eos_token")
         return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
 
     @property
@@ -131,11 +135,19 @@ class Model:
         return torch.stack(self._weights(self.down_proj))
 
     def _weights(self, projections: list[Any]) -> list[torch.Tensor]:
+        self._need_weights()
         return [projection._module.weight.detach().double().cpu() for projection in projections]
+
+    def _need_weights(self) -> None:
+        if next(self.nn._module.parameters()).is_meta:
+            raise ModelError(
+                f"the weights of {self.identity!r} are not on this machine; scores need them: load it locally"
+            )
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Sizes, tokenizer hash and slice sums of the projections."""
+        self._need_weights()
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         text = repr(vocabulary) + str(self.tokenizer.chat_template)
         n = FINGERPRINT_SLICE

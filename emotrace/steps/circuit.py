@@ -74,7 +74,12 @@ class EmotionCircuit(Artifact):
 
     def check(self, model: Model, *, allow_other_weights: bool = False) -> None:
         """Raise ``CircuitError`` when the circuit belongs to another model."""
-        Fingerprint(**self.fingerprint).check(model.fingerprint, allow_other_weights=allow_other_weights)
+        self.made_for.check(model.fingerprint, allow_other_weights=allow_other_weights)
+
+    @property
+    def made_for(self) -> Fingerprint:
+        """Fingerprint of the circuit's model."""
+        return Fingerprint(**self.fingerprint)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row per component: emotion, site, layer, index, and the norm of its vector at the last token."""
@@ -151,11 +156,19 @@ def from_components(
     return EmotionCircuit(tuple(chosen), differences.contrast, budgets, allocation, method, fingerprint, **fields)
 
 
-def add(circuit: EmotionCircuit, emotion: str, *, strength: float = 1.0, tokens: Tokens = "reply") -> Plan:
+def add(
+    circuit: EmotionCircuit,
+    emotion: str,
+    *,
+    strength: float = 1.0,
+    tokens: Tokens = "reply",
+    allow_other_weights: bool = False,
+) -> Plan:
     """The plan that adds ``strength`` times the circuit's difference vectors of ``emotion``.
 
     ``tokens="reply"`` uses the vectors of the last prompt token there and the reply's after it; ``"all"`` and
-    ``"generated"`` use the reply's alone; any other choice the last token's.
+    ``"generated"`` use the reply's alone; any other choice the last token's. The plan is refused by any model but the
+    circuit's; ``allow_other_weights`` waives that for models of the same sizes.
 
     >>> import emotrace as et
     >>> model, circuit = et.load("bundled"), et.EmotionCircuit.load(et.BUNDLED_CIRCUIT)
@@ -164,7 +177,7 @@ def add(circuit: EmotionCircuit, emotion: str, *, strength: float = 1.0, tokens:
     >>> reply != et.generate(model, event)
     True
     """
-    plan = Plan()
+    plan = Plan(made_for=() if allow_other_weights else (circuit.made_for,))
     for site in SITES:
         components = circuit.components(site, emotion)
         first, later = (circuit.vectors(site, place, emotion) for place in ("last", "reply"))
@@ -181,6 +194,8 @@ def add(circuit: EmotionCircuit, emotion: str, *, strength: float = 1.0, tokens:
 
 
 def _fill(scores: torch.Tensor, influence: np.ndarray, budget: int, allocation: str) -> list[Component]:
+    if not 0 <= budget <= scores.numel():
+        raise CircuitError(f"a budget of {budget} does not fit a model with {scores.numel()} such components")
     if allocation == "global":
         return [(layer, index) for layer, index in ranking(scores)[:budget].tolist()]
     layers, width = scores.shape

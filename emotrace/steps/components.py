@@ -65,11 +65,12 @@ def score_components(
     """
     if method not in METHODS:
         raise DataError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-    out, down = model.out_proj_weight(), model.down_proj_weight()
-    attn, mlp = directions.vectors[:, :, 0], directions.vectors[:, :, 1]
     if method == "analytic":
         heads, neurons = score_heads(model, statistics, directions), score_neurons(model, statistics, directions)
-    elif method == "attribution":
+        return Scores(directions.emotions, method, heads, neurons)
+    out, down = model.out_proj_weight(), model.down_proj_weight()
+    attn, mlp = directions.vectors[:, :, 0], directions.vectors[:, :, 1]
+    if method == "attribution":
         heads = head_scores(differences.last["heads"], out, attn)
         neurons = neuron_scores(differences.last["neurons"], down, mlp)
     elif method == "gradient":

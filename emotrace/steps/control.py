@@ -95,6 +95,7 @@ class Arms:
         seed: int,
     ) -> None:
         self.circuit, self.directions, self.reply, self.tokens, self.seed = circuit, directions, reply, tokens, seed
+        circuit.check(model)
         self.controls = Controls(model, circuit, differences)
         self._circuits: dict[tuple[str, int], EmotionCircuit] = {}
         self._plans: dict[tuple[str, Setting | None, int, str], Plan] = {}
@@ -133,7 +134,9 @@ class Arms:
             return None
         if arm == "residual":
             return setting.strength / self.directions.vectors.shape[-1] ** 0.5
-        return setting.strength * self.controls.write_fraction(self.drawn(arm, 0), self.directions.sigma)
+        drawn = [circuit for (name, _), circuit in self._circuits.items() if name == arm] or [self.drawn(arm, 0)]
+        fractions = [self.controls.write_fraction(circuit, self.directions.sigma) for circuit in drawn]
+        return setting.strength * sum(fractions) / len(fractions)
 
     def _plan(self, arm: str, setting: Setting | None, draw: int, emotion: str) -> Plan:
         if arm in ("unsteered", "prompting"):

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotrace.errors import DataError
 from emotrace.formulas.statistics import cluster_bootstrap
+from emotrace.ledger import Ledger, MemoryLedger, Record
 from emotrace.steps.components import Scores
 from emotrace.trace.plan import Component
 
@@ -22,6 +24,7 @@ class Curve:
         random: per emotion ``[K, N]``, the same with random components, a draw for each prompt in turn.
         baseline: per emotion ``[N]``, unedited.
         clusters: per emotion, the scenario of each prompt.
+        draws: number of random draws; prompt i takes draw i modulo this.
     """
 
     ks: tuple[int, ...]
@@ -29,20 +32,22 @@ class Curve:
     random: Mapping[str, np.ndarray]
     baseline: Mapping[str, np.ndarray]
     clusters: Mapping[str, Sequence[str]]
+    draws: int
 
     def summary(self, measure: str, seed: int) -> dict[str, Any]:
-        """Means over emotions with 95 % bands over scenarios, as JSON."""
-        clusters = [c for e in self.top for c in self.clusters[e]]
+        """Means over emotions with 95 % bands, as JSON: over scenarios for the best, over draws for random ones."""
+        scenarios = [c for e in self.top for c in self.clusters[e]]
+        drawn = [str(i % self.draws) for e in self.top for i in range(len(self.clusters[e]))]
 
-        def pooled(values: Mapping[str, np.ndarray]) -> tuple[list[float], list[list[float]]]:
+        def pooled(values: Mapping[str, np.ndarray], clusters: list[str]) -> tuple[list[float], list[list[float]]]:
             bands = [
                 cluster_bootstrap(np.concatenate([values[e][row] for e in values]), clusters, seed=seed)
                 for row in range(len(self.ks))
             ]
             return [b.estimate for b in bands], [[b.low, b.high] for b in bands]
 
-        top, top_band = pooled(self.top)
-        random, random_band = pooled(self.random)
+        top, top_band = pooled(self.top, scenarios)
+        random, random_band = pooled(self.random, drawn if self.draws > 1 else scenarios)
         return {
             "k": list(self.ks),
             "top": top,
@@ -80,6 +85,7 @@ def dose_curve(
     measure: Callable[[str, list[list[Component]]], np.ndarray],
     *,
     seed: int,
+    ledger: Ledger | None = None,
 ) -> Curve:
     """The k best components against random ones, for every emotion and every k up to half of all.
 
@@ -87,23 +93,37 @@ def dose_curve(
         scores: what "best" means.
         site: ``heads`` or ``neurons``.
         ks: numbers of components.
-        draws: random draws; prompts take them in turn, so that a band over scenarios covers the draws too.
+        draws: random draws; prompts take them in turn.
         clusters: per emotion, the scenario of each of its N prompts.
         measure: ``(emotion, components of each prompt) -> [N]``.
         seed: start of the random draws.
+        ledger: keeps each finished measurement.
+
+    Raises:
+        DataError: every k is beyond half of the components.
     """
+    book = ledger or MemoryLedger()
+
+    def kept(name: str, emotion: str, components: list[list[Component]]) -> np.ndarray:
+        def work(batch: list[list[Component]]) -> list[Record]:
+            return [{"values": measure(emotion, batch).tolist()}]
+
+        return np.array(book.map(f"{site}_{emotion}_{name}", [components], work)[0]["values"])
+
     total = scores.at(site)[0].numel()
     used = tuple(k for k in ks if k <= total // 2)
+    if not used:
+        raise DataError(f"every k of {tuple(ks)} is beyond half of the model's {total} {site}")
     top: dict[str, np.ndarray] = {}
     random: dict[str, np.ndarray] = {}
     baseline: dict[str, np.ndarray] = {}
     for emotion in scores.emotions:
         n = len(clusters[emotion])
-        baseline[emotion] = measure(emotion, [[]] * n)
-        top[emotion] = np.stack([measure(emotion, [scores.top(site, emotion, k)] * n) for k in used])
+        baseline[emotion] = kept("none", emotion, [[]] * n)
+        top[emotion] = np.stack([kept(f"top_{k}", emotion, [scores.top(site, emotion, k)] * n) for k in used])
         dealt = []
         for k in used:
             drawn = [random_components(scores, site, emotion, k, seed + 104729 * (d + 1)) for d in range(draws)]
-            dealt.append(measure(emotion, [drawn[row % draws] for row in range(n)]))
+            dealt.append(kept(f"random_{k}", emotion, [drawn[row % draws] for row in range(n)]))
         random[emotion] = np.stack(dealt)
-    return Curve(used, top, random, baseline, clusters)
+    return Curve(used, top, random, baseline, clusters, draws)

@@ -8,7 +8,7 @@ from emotrace.artifacts import Artifact
 from emotrace.data.concepts import NEUTRAL
 from emotrace.errors import DataError
 from emotrace.formulas.directions import contrast_means, reference_direction, stable_layers, unit
-from emotrace.trace.capture import Statistics
+from emotrace.trace.capture import PLACES, Statistics
 
 CONTRASTS = ("emotions", "neutral")
 
@@ -99,6 +99,12 @@ def _split(
         raise DataError(f"unknown contrast {contrast!r}: choose one of {', '.join(CONTRASTS)}")
     if NEUTRAL not in statistics.conditions:
         raise DataError(f"the statistics hold no {NEUTRAL!r} condition; capture the neutral prompts too")
+    if place not in PLACES:
+        raise DataError(f"unknown place {place!r}: vectors are measured at {' or '.join(PLACES)}")
+    counts = statistics.count if place == "last" else statistics.reply_count
+    if len(set(counts.tolist())) > 1 or not bool(counts.all()):
+        held = dict(zip(statistics.conditions, counts.tolist(), strict=True))
+        raise DataError(f"the means at {place} are not over the same groups: {held}")
     at = statistics.conditions.index(NEUTRAL)
     rows = [i for i in range(len(statistics.conditions)) if i != at]
     means = statistics.at(place)

@@ -72,8 +72,7 @@ def discover(
     statistics = capture(model, elicited.samples(), elicited.conditions, batch_tokens=batch_tokens, ledger=ledger)
     directions = emotion_directions(statistics)
     differences = difference_vectors(statistics, contrast=contrast)
-    neutral = [reply.prompt_ids for reply in elicited.accepted(NEUTRAL)]
-    sampled = neutral[:: max(1, len(neutral) // INFLUENCE_PROMPTS)][:INFLUENCE_PROMPTS]
+    sampled = [reply.prompt_ids for reply in elicited.spread(NEUTRAL, INFLUENCE_PROMPTS)]
     scores = score_components(model, statistics, directions, differences, method=method, prompts=sampled)
     influence = sublayer_influence(model, sampled, directions, batch_tokens=batch_tokens, ledger=ledger)
     circuit = assemble(
@@ -81,8 +80,8 @@ def discover(
         scores,
         influence,
         differences,
-        heads=heads or int(HEADS_SHARE * model.sizes.count("heads")),
-        neurons=neurons or int(NEURONS_SHARE * model.sizes.count("neurons")),
+        heads=max(1, int(HEADS_SHARE * model.sizes.count("heads"))) if heads is None else heads,
+        neurons=max(1, int(NEURONS_SHARE * model.sizes.count("neurons"))) if neurons is None else neurons,
         allocation=allocation,
     )
     return Study(elicited, statistics, directions, differences, scores, influence, circuit)

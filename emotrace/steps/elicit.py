@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from emotrace.data.concepts import NEUTRAL, ConceptSet
 from emotrace.data.prompts import prompt
 from emotrace.data.sev import Group
+from emotrace.errors import DataError
 from emotrace.judges.base import Judge, Reply
 from emotrace.ledger import Ledger
 from emotrace.models.traced import Model
@@ -56,8 +59,8 @@ class Elicitation:
 
     @property
     def accepted_groups(self) -> tuple[str, ...]:
-        """Ids of groups whose replies were accepted under every emotion, in the order given."""
-        failed = {r.group_id for r in self.replies if r.condition in self.emotions and not r.accepted}
+        """Ids of groups with replies accepted under every emotion and a neutral reply, in the order given."""
+        failed = {r.group_id for r in self.replies if not (r.accepted or (r.condition == NEUTRAL and r.reply_ids))}
         return tuple(dict.fromkeys(r.group_id for r in self.replies if r.group_id not in failed))
 
     @property
@@ -79,8 +82,23 @@ class Elicitation:
         kept = set(self.accepted_groups)
         return [r for r in self.replies if r.group_id in kept and condition in (None, r.condition)]
 
+    def spread(self, condition: str, count: int) -> list[ElicitedReply]:
+        """At most ``count`` accepted replies of one condition, a fixed random choice over scenarios and valences."""
+        members = self.accepted(condition)
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:count].sort().values
+        return [members[i] for i in order.tolist()]
+
     def samples(self) -> list[Sample]:
-        """Accepted groups as samples of a capture over ``conditions``."""
+        """Accepted groups as samples of a capture over ``conditions``.
+
+        Raises ``DataError`` when there is no accepted group, with what was accepted per condition.
+        """
+        if not self.accepted_groups:
+            shares = ", ".join(f"{condition} {share:.0%}" for condition, share in self.acceptance().items())
+            raise DataError(
+                f"no group was accepted in every emotion; replies accepted per condition: {shares}. "
+                "Read the replies, or give another judge"
+            )
         order = {condition: i for i, condition in enumerate(self.conditions)}
         return [Sample(order[r.condition], r.prompt_ids, r.reply_ids) for r in self.accepted()]
 

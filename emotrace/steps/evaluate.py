@@ -1,7 +1,7 @@
 """Replies of an arm on held-out scenarios, judged blind, with their likelihood; and the summary of an arm."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,8 +132,17 @@ def to_records(replies: Sequence[JudgedReply]) -> list[dict[str, Any]]:
 
 
 def accuracy(replies: Sequence[JudgedReply], seed: int) -> Interval:
-    """Share judged as asked, with its 95 % interval over scenarios."""
-    return proportion_interval([r.correct for r in replies], [r.skeleton_id for r in replies], seed=seed)
+    """Share judged as asked, with its 95 % interval over scenarios.
+
+    Replies of several random draws are clustered by draw: what a draw happens to hold moves all of its replies at once.
+    """
+    return proportion_interval([r.correct for r in replies], _clusters(replies), seed=seed)
+
+
+def _clusters(replies: Sequence[JudgedReply]) -> list[str]:
+    """What is resampled: draws where there are several, else scenarios."""
+    several = len({r.draw for r in replies}) > 1
+    return [f"draw {r.draw}" if several else r.skeleton_id for r in replies]
 
 
 def fluency_gap(replies: Sequence[JudgedReply], prompted: Sequence[JudgedReply]) -> float | None:
@@ -189,18 +198,15 @@ def confusion(replies: Sequence[JudgedReply], emotions: Sequence[str], columns: 
 
 
 def paired_accuracy(a: Sequence[JudgedReply], b: Sequence[JudgedReply], *, seed: int) -> PairedDifference:
-    """Accuracy of ``a`` minus that of ``b`` over the tasks that both hold, paired by task, clustered by scenario."""
-    mine, theirs = _task_means(a), _task_means(b)
-    shared = [key for key in mine if key in theirs]
-    clusters = [key[0].rsplit("/", 1)[0] for key in shared]
-    return paired_difference([mine[k] for k in shared], [theirs[k] for k in shared], clusters, seed=seed)
+    """Accuracy of ``a`` minus that of ``b``, paired by task; clustered by scenario, or by draw where ``b`` has several.
 
-
-def _task_means(replies: Sequence[JudgedReply]) -> Mapping[tuple[str, str], float]:
-    flags: dict[tuple[str, str], list[bool]] = {}
-    for reply in replies:
-        flags.setdefault((reply.group_id, reply.emotion), []).append(reply.correct)
-    return {key: float(np.mean(values)) for key, values in flags.items()}
+    ``a`` holds one reply per task; each reply of ``b`` is paired with the one to its task.
+    """
+    mine = {(r.group_id, r.emotion): r.correct for r in a}
+    theirs = [r for r in b if (r.group_id, r.emotion) in mine]
+    return paired_difference(
+        [mine[r.group_id, r.emotion] for r in theirs], [r.correct for r in theirs], _clusters(theirs), seed=seed
+    )
 
 
 def _by(replies: Sequence[JudgedReply], field: str, seed: int) -> dict[str, dict[str, Any]]:

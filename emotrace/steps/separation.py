@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from emotrace.artifacts import Artifact
+from emotrace.errors import DataError
 from emotrace.formulas.directions import unit
 
 
@@ -31,8 +32,11 @@ def nearest_direction_accuracy(states: States, *, folds: int = 5) -> torch.Tenso
     """Share of held-out states whose emotion is the nearest direction, ``[K, 2]``.
 
     Directions are fitted on all scenarios but one fold's, on states centred on the training mean; chance is 1 / E.
+    Raises ``DataError`` for fewer than two scenarios.
     """
     names = list(dict.fromkeys(states.clusters))
+    if len(names) < 2:
+        raise DataError(f"separation is cross-validated over scenarios and needs two or more, got {len(names)}")
     fold = torch.tensor([names.index(cluster) % folds for cluster in states.clusters])
     right = torch.zeros(states.states.shape[1:3], dtype=torch.float64)
     for held_out in range(folds):

@@ -20,16 +20,28 @@ def apply(
         plan: edits, or one plan for each row of the batch; they run in the order of execution, so a read of an
             earlier site must come first.
         step: 0 for the prompt's pass, then the pass number while generating.
-        attention_mask: ``[B, T]`` of a left-padded batch; needed only for token indices counted from the left.
+        attention_mask: ``[B, T]`` of a left-padded batch; needed for token indices counted from the left. Without it,
+            indices from the right are taken as they are: no row may be padded as far as that.
 
     Returns:
         How many sites were touched in this pass (an edit of a site that the tokens do not select counts nothing).
 
     Raises:
         PlanError: the plan does not fit the model, before anything runs.
+        CircuitError: it was made from a circuit of another model.
     """
+    plans = [plan] if isinstance(plan, Plan) else list({id(p): p for p in plan}.values())
+    for distinct in plans:
+        check_fit(model, distinct)
     compiled = compile_plan(plan, model.sizes) if isinstance(plan, Plan) else compile_rows(plan, model.sizes)
     return apply_operations(model, compiled, step, attention_mask)
+
+
+def check_fit(model: Model, plan: Plan) -> None:
+    """Raise ``PlanError`` when an edit does not fit the model, ``CircuitError`` when it was made for another."""
+    compile_plan(plan, model.sizes)
+    for fingerprint in plan.made_for:
+        fingerprint.check(model.fingerprint)
 
 
 def apply_operations(
@@ -43,6 +55,9 @@ def apply_operations(
             continue
         add = operation.add if step == 0 else operation.add_later
         values = _site(model, operation)
+        stacked = [v for v in (operation.scale, add) if v is not None and v.ndim == 3]
+        if stacked and stacked[0].shape[0] != values.shape[0]:
+            raise PlanError(f"{stacked[0].shape[0]} plans for a batch of {values.shape[0]} rows: give one for each")
         if operation.scale is not None:
             values[where] = values[where] * operation.scale.to(values)
         if add is not None:
@@ -81,8 +96,13 @@ def _indexed(operation: Operation, attention_mask: torch.Tensor | None) -> Any:
     lengths = attention_mask.sum(-1).cpu()
     width = attention_mask.shape[1]
     from_right = torch.where(indices < 0, indices, indices - lengths[:, None])
-    if bool((from_right >= 0).any()) or bool((from_right < -lengths[:, None]).any()):
-        raise PlanError(f"token indices {operation.tokens} lie outside a prompt of {int(lengths.min())} tokens")
+    outside = ((from_right >= 0) | (from_right < -lengths[:, None])).any(-1)
+    held = torch.ones_like(outside) if operation.rows is None else torch.zeros_like(outside)
+    held[list(operation.rows or ())] = True
+    if bool((outside & held).any()):
+        short = int(lengths[outside & held].min())
+        raise PlanError(f"token indices {operation.tokens} lie outside a prompt of {short} tokens")
+    from_right[outside] = -1  # rows whose plan has no such edit: scale 1 and add 0 there
     return (torch.arange(len(lengths))[:, None], width + from_right)
 
 

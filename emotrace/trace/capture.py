@@ -38,6 +38,7 @@ class Statistics(Artifact):
     Attributes:
         conditions: names, the first axis of every tensor (C of them).
         count: int64 ``[C]`` samples.
+        reply_count: int64 ``[C]`` samples that have a reply.
         last: means at the last prompt token: ``heads [C, L, H, d]``, ``neurons [C, L, F]``, ``resid_attn`` and
             ``resid_mlp [C, L, D]``, ``rms [C, L, 2]`` (mean of the root mean square of both residual sites), float64.
         reply: the same, each reply averaged over its tokens first.
@@ -45,6 +46,7 @@ class Statistics(Artifact):
 
     conditions: tuple[str, ...]
     count: torch.Tensor
+    reply_count: torch.Tensor
     last: Mapping[str, torch.Tensor]
     reply: Mapping[str, torch.Tensor]
 
@@ -92,7 +94,7 @@ def capture(
             / divisor.clamp(min=1).view(-1, *[1] * (sums[f"{place}/{site}"].ndim - 1 + (site == "heads")))
             for site in (*SITES, "rms")
         }
-    return Statistics(tuple(conditions), count, means["last"], means["reply"])
+    return Statistics(tuple(conditions), count, replies, means["last"], means["reply"])
 
 
 def _split_heads(model: Model, site: str, sums: torch.Tensor) -> torch.Tensor:

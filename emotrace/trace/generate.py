@@ -11,11 +11,13 @@ import torch
 from emotrace.errors import EditMissed, PlanError
 from emotrace.ledger import Ledger, MemoryLedger
 from emotrace.models.traced import Model
-from emotrace.trace.apply import apply_operations, expected_touches
+from emotrace.trace.apply import apply_operations, check_fit, expected_touches
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
-from emotrace.trace.plan import Operation, Plan, compile_plan, compile_rows
+from emotrace.trace.plan import Operation, Plan, compile_rows
 
 MAX_NEW_TOKENS = 64
+PLAIN = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None}
+"""Overrides what a checkpoint's own generation settings would do to every arm unseen: repetition is never blocked."""
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
 
 
@@ -53,6 +55,7 @@ def generate_replies(
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
 
     Raises:
+        CircuitError: a plan was made from a circuit of another model.
         PlanError: a plan does not fit, plans and prompts differ in number, or an unknown sampling option.
         EditMissed: an edit touched fewer passes than it should have.
     """
@@ -63,7 +66,9 @@ def generate_replies(
     if len(plans) != len(prompts):
         raise PlanError(f"{len(plans)} plans for {len(prompts)} prompts: give one plan, or one for each prompt")
     for distinct in {id(p): p for p in plans}.values():
-        compile_plan(distinct, model.sizes)
+        check_fit(model, distinct)
+    if not prompts:
+        return []
     lengths = [len(ids) + max_new_tokens for ids in prompts]
 
     def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -84,7 +89,7 @@ def _generate_batch(
     model: Model, batch: TokenBatch, operations: list[Operation], max_new_tokens: int, sampling: dict[str, Any]
 ) -> list[dict[str, Any]]:
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-    options = {"do_sample": False, "pad_token_id": model.pad_token, **sampling}
+    options = {**PLAIN, "do_sample": bool(sampling), "pad_token_id": model.pad_token, **sampling}
     touches: list[int] = []
     with warnings.catch_warnings(), model.lock:
         # nnsight warns when text ends before the loop does, which is what replies do

@@ -4,6 +4,7 @@ Every edit is affine, ``x * scale + add`` on a part of a site, so any sequence o
 tokens folds into a single multiply and add per step, however many components it names.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -13,6 +14,7 @@ import torch
 
 from emotrace.errors import PlanError
 from emotrace.models.architectures import Sizes
+from emotrace.models.traced import Fingerprint
 
 SITE_ORDER = ("heads", "attn_out", "neurons", "mlp_out")
 TOKENS = ("last", "prompt", "generated", "reply", "all")
@@ -50,8 +52,11 @@ class Edit:
         name = f"edit of {self.site} in layer {self.layer}"
         if not 0 <= self.layer < sizes.layers:
             raise PlanError(f"{name}: the model has layers 0 to {sizes.layers - 1}")
-        if isinstance(self.tokens, str) and self.tokens not in TOKENS:
-            raise PlanError(f"{name}: unknown tokens={self.tokens!r}; choose {', '.join(TOKENS)} or indices")
+        indices = isinstance(self.tokens, tuple) and self.tokens and all(isinstance(i, int) for i in self.tokens)
+        if not math.isfinite(self.scale):
+            raise PlanError(f"{name}: scale is {self.scale}")
+        if not indices and self.tokens not in TOKENS:
+            raise PlanError(f"{name}: unknown tokens={self.tokens!r}; choose {', '.join(TOKENS)} or a tuple of indices")
         if self.site in ("heads", "neurons"):
             count = sizes.heads if self.site == "heads" else sizes.neurons
             wrong = [i for i in self.index if not 0 <= i < count]
@@ -74,12 +79,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Edits in the order given; ``a + b`` does a, then b. Data only: it holds no model and runs nothing."""
+    """Edits in the order given; ``a + b`` does a, then b. Data only: it holds no model and runs nothing.
+
+    Attributes:
+        edits: what to do.
+        made_for: fingerprints of the models that the edits' values were found on; any other model is refused.
+    """
 
     edits: tuple[Edit, ...] = ()
+    made_for: tuple[Fingerprint, ...] = ()
 
     def __add__(self, other: "Plan") -> "Plan":
-        return Plan(self.edits + other.edits)
+        more = tuple(f for f in other.made_for if f not in self.made_for)
+        return Plan(self.edits + other.edits, self.made_for + more)
 
     def __bool__(self) -> bool:
         return bool(self.edits)
@@ -93,6 +105,7 @@ class Operation:
         scale: ``[W]`` or, when rows of a batch have plans of their own, ``[B, 1, W]``; None when nothing is scaled.
         add: the same at the prompt, or None.
         add_later: the same at reply tokens fed back, or None.
+        rows: rows of the batch whose plan holds it; None for all.
     """
 
     site: str
@@ -101,6 +114,7 @@ class Operation:
     scale: torch.Tensor | None
     add: torch.Tensor | None
     add_later: torch.Tensor | None
+    rows: tuple[int, ...] | None = None
 
     def placed(self, device: torch.device, dtype: torch.dtype) -> "Operation":
         """The same operation in the model's dtype, on its device, so that no step converts anything."""
@@ -156,7 +170,10 @@ def _stacked(by_plan: Mapping[int, Operation], rows: Sequence[int], site: str, l
         blank = torch.full_like(known, neutral)
         return torch.stack([blank if parts.get(key) is None else parts[key] for key in rows])[:, None]
 
-    return Operation(site, layer, tokens, stacked("scale", 1.0), stacked("add", 0.0), stacked("add_later", 0.0))
+    holding = tuple(row for row, key in enumerate(rows) if key in by_plan)
+    return Operation(
+        site, layer, tokens, stacked("scale", 1.0), stacked("add", 0.0), stacked("add_later", 0.0), holding
+    )
 
 
 def _fold(edits: Sequence[Edit], sizes: Sizes) -> Operation:

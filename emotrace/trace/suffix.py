@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import nnsight
 import torch
 
+from emotrace.errors import DataError
 from emotrace.models.traced import Model
 from emotrace.trace.batches import pad_left
 
@@ -35,7 +36,9 @@ class Prefix:
 
 
 def compute_prefix(model: Model, prompts: Sequence[Sequence[int]], readout: str) -> Prefix:
-    """Run prompts once and keep what a suffix needs."""
+    """Run prompts once and keep what a suffix needs; raises ``DataError`` for a prompt of fewer than two tokens."""
+    if min(len(ids) for ids in prompts) < 2:
+        raise DataError("a prompt of one token has no prefix to share; give prompts of two tokens or more")
     batch = pad_left(prompts, model.pad_token)
     ids, mask, positions = (t.to(model.device) for t in (batch.ids, batch.mask, batch.positions))
     last, position = ids[:, -1:], positions[:, -1:]

@@ -55,6 +55,17 @@ def test_bad_requests_are_refused():
         sublayer_influence(MODEL, PROMPTS, DIRECTIONS, readout="logits")
     with pytest.raises(DataError, match="unknown method"):
         score_components(MODEL, STATISTICS, DIRECTIONS, DIFFERENCES, method="guess")
+    with pytest.raises(DataError, match="unknown place"):
+        emotion_directions(STATISTICS, measured_at="first")
+    uneven = capture(MODEL, SAMPLES[:13], CONDITIONS)
+    with pytest.raises(DataError, match="not over the same groups"):
+        emotion_directions(uneven)
+    silent = capture(MODEL, [Sample(s.condition, s.prompt) for s in SAMPLES], CONDITIONS)
+    emotion_directions(silent)
+    with pytest.raises(DataError, match="means at reply are not over the same groups"):
+        difference_vectors(silent)
+    with pytest.raises(DataError, match="one token has no prefix"):
+        sublayer_influence(MODEL, [(7,)], DIRECTIONS)
     with pytest.raises(DataError, match="needs prompts"):
         score_components(MODEL, STATISTICS, DIRECTIONS, DIFFERENCES, method="gradient")
 
@@ -166,6 +177,9 @@ def test_allocations():
     everywhere, scores, _ = built(allocation="global", heads=5)
     assert everywhere.components("heads", "joy") == scores.top("heads", "joy", 5)
     assert built(allocation="uniform", heads=6)[0].counts("heads", "awe", 3) == [2, 2, 2]
+    for budget in (-1, 1000):
+        with pytest.raises(CircuitError, match="does not fit"):
+            built(allocation="global", heads=budget)
     with pytest.raises(CircuitError, match="unknown allocation"):
         built(allocation="alphabetical")
 

@@ -11,6 +11,7 @@ from emotrace.steps.control import Setting, Tried, choose, residual_plan, spread
 from emotrace.steps.directions import Directions
 from emotrace.steps.evaluate import (
     JudgedReply,
+    accuracy,
     arm_summary,
     confusion,
     fluency_gap,
@@ -81,13 +82,24 @@ def test_fluency_gap_compares_the_same_tasks_only():
     assert arm_summary([reply(0, nll=None)], prompted, seed=0)["empty"] == 1
 
 
-def test_pairing_goes_by_task_and_averages_draws():
+def test_pairing_goes_by_task_and_clusters_by_draw():
     a = [reply(i) for i in range(12)]
-    b = [reply(i, label="fear", draw=0) for i in range(12)] + [reply(i, draw=1) for i in range(12)]
-    paired = paired_accuracy(a, b, seed=0)
+    mixed = [reply(i, label="fear", draw=0) for i in range(12)] + [reply(i, draw=1) for i in range(12)]
+    paired = paired_accuracy(a, mixed, seed=0)
     assert paired.difference == 0.5
-    assert paired.p < 0.01
+    assert paired.interval.high - paired.interval.low > 0.8  # two draws that disagree tell little about a third
+    alike = paired_accuracy(a, [reply(i, label="fear", draw=i) for i in range(12)], seed=0)
+    assert alike.difference == 1.0
+    assert alike.p < 0.01
     assert to_records(a)[0]["label"] == "anger"
+
+
+def test_an_arm_of_several_draws_has_an_interval_over_draws():
+    by_draw = [reply(i, label="anger" if i % 4 == 0 else "fear", draw=i % 4) for i in range(48)]
+    by_scenario = [reply(i, label="anger" if i % 4 == 0 else "fear") for i in range(48)]
+    wide, narrow = accuracy(by_draw, 0), accuracy(by_scenario, 0)
+    assert wide.estimate == narrow.estimate == 0.25
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def test_tuning_takes_accuracy_within_the_bar_then_the_smaller_strength():

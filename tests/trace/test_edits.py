@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emotrace.errors import EditMissed, PlanError
+from emotrace.errors import CircuitError, EditMissed, PlanError
 from emotrace.trace.apply import apply
 from emotrace.trace.generate import generate_replies
 from emotrace.trace.likelihood import reply_nll
@@ -183,3 +183,38 @@ def test_one_batch_holds_a_plan_for_each_row():
         assert reply == generate_replies(model, [prompt], plan, max_new_tokens=8)[0]
     with pytest.raises(PlanError, match="6 plans for 2 prompts"):
         generate_replies(model, prompts[:2], plans)
+
+
+def test_a_checkpoints_own_generation_settings_do_not_steer():
+    model, prompts = tiny_model(), random_prompts(3)
+    plain = generate_replies(model, prompts, max_new_tokens=10)
+    settings = torch_model(model).generation_config
+    settings.repetition_penalty, settings.no_repeat_ngram_size, settings.num_beams = 5.0, 1, 3
+    assert generate_replies(model, prompts, max_new_tokens=10) == plain
+    torch.manual_seed(0)
+    assert generate_replies(model, prompts, max_new_tokens=10, temperature=5.0) != plain
+    assert generate_replies(model, []) == []
+
+
+def test_indices_concern_only_the_rows_that_have_them():
+    model, prompts = tiny_model(), [random_prompts(1, shortest=4, longest=4)[0], random_prompts(1, shortest=9)[0]]
+    plans = [Plan(), zero(heads=[(1, 2)], tokens=(6,))]
+    together = generate_replies(model, prompts, plans, max_new_tokens=6)
+    assert together == [
+        generate_replies(model, [p], plan, max_new_tokens=6)[0] for p, plan in zip(prompts, plans, strict=True)
+    ]
+    for tokens in (-1, [0], ()):
+        with pytest.raises(PlanError, match="unknown tokens"):
+            generate_replies(model, prompts, zero(heads=[(1, 2)], tokens=tokens))
+    with pytest.raises(PlanError, match="scale is nan"):
+        generate_replies(model, prompts, scale(float("nan"), heads=[(1, 2)]))
+
+
+def test_a_plan_from_another_models_circuit_is_refused():
+    model = tiny_model()
+    plan = Plan(shift({(1, 2): vector(12)}, "heads").edits, (tiny_model(seed=5).fingerprint,))
+    with pytest.raises(CircuitError, match="other weights"):
+        generate_replies(model, random_prompts(1), plan + zero(heads=[(0, 0)]))
+    assert Plan(plan.edits, (model.fingerprint,)) + Plan((), (model.fingerprint,)) == Plan(
+        plan.edits, (model.fingerprint,)
+    )
