@@ -13,7 +13,7 @@ from emotrace.steps.influence import Influence
 def circuit(run: Run, *, heads: int = 0, neurons: int = 0, allocation: str = "influence") -> dict[str, Any]:
     """Share a budget of heads and neurons among sublayers by influence, and fill each share with the best components.
 
-    `heads` and `neurons` are per emotion; 0 means 5 % of the model's heads and 2.5 % of its neurons. `allocation`:
+    `heads` and `neurons` are per emotion; 0 means 1 in 32 of the model's heads, 1 in 40 of its neurons. `allocation`:
     influence, global or uniform.
     """
     sizes = run.model.sizes

@@ -6,7 +6,7 @@ from typing import Any
 from emotrace.errors import DataError
 from emotrace.runner import Run, protocol
 from emotrace.steps.circuit import EmotionCircuit
-from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, spread_draws, tried
+from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, most_accurate, spread_draws, tried
 from emotrace.steps.directions import Differences, emotion_directions
 from emotrace.steps.evaluate import (
     JudgedReply,
@@ -99,6 +99,7 @@ def control(
             "description": DESCRIPTIONS[arm],
             "strength": chosen.strength if chosen else None,
             "write_fraction_of_residual_norm": arms.write_fraction(arm, chosen),
+            "without_bar": _record(most_accurate([t for t in trials if t.arm == arm])) if arm in grids else None,
             "at_grid_edge": arm in grids and chosen == max(grids[arm], key=lambda setting: setting.strength),
             "layers": list(chosen.layers) if chosen and chosen.layers else None,
         }
@@ -117,17 +118,7 @@ def control(
             name: {"difference": p.difference, "ci": [p.interval.low, p.interval.high], "p": p.p}
             for name, p in paired.items()
         },
-        "tuning": [
-            {
-                "arm": t.arm,
-                **t.setting.to_record(),
-                "accuracy": t.accuracy,
-                "fluency_gap_nats": t.fluency_gap_nats,
-                "n": t.n,
-                "chosen": t.setting == settings[t.arm],
-            }
-            for t in trials
-        ],
+        "tuning": [{"arm": t.arm, **_record(t), "n": t.n, "chosen": t.setting == settings[t.arm]} for t in trials],
         "settings": {
             "tokens": tokens,
             "fluency_bar": fluency_bar,
@@ -137,6 +128,11 @@ def control(
             "matched_shortfall": sum(arms.controls.shortfall(arms.drawn("random_matched", d)) for d in range(draws)),
         },
     }
+
+
+def _record(trial: Tried) -> dict[str, Any]:
+    """A setting and what it gave on validation."""
+    return {**trial.setting.to_record(), "accuracy": trial.accuracy, "fluency_gap_nats": trial.fluency_gap_nats}
 
 
 def _layers(depth: str, layers: int) -> tuple[int, int]:

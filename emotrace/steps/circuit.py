@@ -19,7 +19,7 @@ from emotrace.trace.plan import Component, Plan, Tokens, shift
 
 ALLOCATIONS = ("influence", "global", "uniform")
 SITES = ("heads", "neurons")
-HEADS_SHARE = 0.05
+HEADS_SHARE = 1 / 32
 NEURONS_SHARE = 0.025
 
 

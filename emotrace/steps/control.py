@@ -163,11 +163,20 @@ class Tried:
 def choose(tried: Sequence[Tried], *, fluency_bar: float) -> Tried:
     """The most accurate setting within the fluency bar, ties to the smaller strength.
 
-    Where none is within the bar the most accurate one is taken all the same, so that no control is weakened by the bar;
-    its fluency is reported beside it.
+    Where none is within the bar the one nearest to it is taken. What such an arm reaches without the bar is reported
+    beside it (:func:`most_accurate`), so that the bar hides no control's success.
     """
-    within = [t for t in tried if t.fluency_gap_nats is not None and abs(t.fluency_gap_nats) <= fluency_bar]
-    return max(within or tried, key=lambda t: (t.accuracy, -t.setting.strength))
+    within = [t for t in tried if _distance(t) <= fluency_bar]
+    return most_accurate(within) if within else min(tried, key=lambda t: (_distance(t), -t.accuracy))
+
+
+def most_accurate(tried: Sequence[Tried]) -> Tried:
+    """The most accurate setting whatever its fluency, ties to the smaller strength."""
+    return max(tried, key=lambda t: (t.accuracy, -t.setting.strength))
+
+
+def _distance(tried: Tried) -> float:
+    return float("inf") if tried.fluency_gap_nats is None else abs(tried.fluency_gap_nats)
 
 
 def spread_draws(tasks: Sequence[Task], draws: int, *, full: bool) -> list[tuple[Task, int]]:

@@ -54,7 +54,7 @@ def discover(
         scenarios: training scenarios.
         concepts: the emotions.
         judge: decides which replies count; the bundled judge by default.
-        heads: heads per emotion; 5 % of the model's by default.
+        heads: heads per emotion; 1 in 32 of the model's by default.
         neurons: neurons per emotion; 2.5 % of the model's by default.
         contrast: of the difference vectors that the circuit adds, ``neutral`` or ``emotions``.
         method: how components are scored.

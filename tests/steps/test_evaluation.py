@@ -7,7 +7,7 @@ from emotrace.data.concepts import PAPER_SIX
 from emotrace.data.sev import VALENCES, Scenario
 from emotrace.errors import DataError
 from emotrace.formulas.directions import unit
-from emotrace.steps.control import Setting, Tried, choose, residual_plan, spread_draws
+from emotrace.steps.control import Setting, Tried, choose, most_accurate, residual_plan, spread_draws
 from emotrace.steps.directions import Directions
 from emotrace.steps.evaluate import (
     JudgedReply,
@@ -108,7 +108,9 @@ def test_tuning_takes_accuracy_within_the_bar_then_the_smaller_strength():
 
     trials = [trial(1, 0.7, 0.0), trial(2, 0.9, -0.09), trial(3, 0.9, 0.05), trial(4, 1.0, 0.4), trial(5, 1.0, None)]
     assert choose(trials, fluency_bar=0.1).setting.strength == 2
-    assert choose([trials[3], trial(5, 0.95, 0.2)], fluency_bar=0.1).setting.strength == 4
+    assert choose(trials[3:], fluency_bar=0.1).setting.strength == 4
+    assert choose([trials[3], trial(5, 0.2, -0.2)], fluency_bar=0.1).setting.strength == 5
+    assert most_accurate(trials).setting.strength == 4
 
 
 def test_residual_steering_adds_alpha_sigma_v_over_the_range():
