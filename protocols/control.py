@@ -30,7 +30,7 @@ def control(
     run: Run,
     *,
     scenarios: int = 60,
-    validation_scenarios: int = 20,
+    validation_scenarios: int = 15,
     draws: int = 10,
     full: bool = False,
     tokens: str = "reply",
@@ -38,7 +38,7 @@ def control(
     residual_alphas: tuple[float, ...] = ALPHAS,
     residual_depths: tuple[str, ...] = DEPTHS,
     fluency_bar: float = 0.1,
-    max_new_tokens: int = 48,
+    max_new_tokens: int = 64,
 ) -> dict[str, Any]:
     """Steer neutral prompts of held-out scenarios with every arm and let a blind judge name the emotion (Table 3).
 

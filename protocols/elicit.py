@@ -10,7 +10,7 @@ from emotrace.steps.elicit import elicit as elicit_replies
 
 
 @protocol(needs=[])
-def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 48) -> dict[str, Any]:
+def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 64) -> dict[str, Any]:
     """Ask for every emotion, and for none, on the training scenarios, and judge the replies blind.
 
     A group (scenario and event) is used further on when its replies were accepted in every emotion.
