@@ -45,11 +45,12 @@ STEER_HELP = """Reply to TEXT without and with an emotion's circuit driven, side
 
 [bold]Examples[/bold]
 
-  emotrace steer --emotion anger "My landlord kept the deposit."
+  emotrace steer --emotion anger "You keep a lamp in the bakery near Yuki. Today Yuki broke the lamp."
 
-  emotrace steer --emotion fear --strength 0.5 "The lights went out."
+  emotrace steer --emotion fear --strength 0.5 "You keep a sign in the market near Tom. Today Tom moved it."
 
-To drive the circuit of a run of yours: --circuit runs/demo/stages/circuit/circuit.safetensors"""
+The bundled model speaks about scenes like these only. To drive the circuit of a run of yours:
+--circuit runs/demo/stages/circuit/circuit.safetensors"""
 
 
 @app.command(help=RUN_HELP, no_args_is_help=True)

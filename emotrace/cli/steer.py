@@ -9,6 +9,11 @@ import emotrace as et
 from emotrace.errors import CircuitError
 
 
+def as_scene(text: str) -> str:
+    """A text of several sentences as the bundled model reads it: the scenario on one line, the event on the next."""
+    return text if "\n" in text else text.replace(". ", ".\n", 1)
+
+
 def steered_table(
     text: str, emotion: str, strength: float, circuit: Path | None, model: str, max_new_tokens: int
 ) -> Table:
@@ -27,6 +32,8 @@ def steered_table(
     plan = et.add(kept, emotion, strength=strength)
     loaded = et.load(model)
     kept.check(loaded)
+    if model == "bundled":
+        text = as_scene(text)
     plain = et.generate(loaded, text, max_new_tokens=max_new_tokens)
     steered = et.generate(loaded, text, plan=plan, max_new_tokens=max_new_tokens)
     table = Table(show_lines=False, expand=False)
