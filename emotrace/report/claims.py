@@ -140,7 +140,7 @@ def _steering(run: RunFiles) -> list[str]:
     if paired is not None:
         second.append(
             f"On the same scenarios it is {signed(100 * paired['difference'], 1)} points {interval(paired['ci'])} "
-            "ahead of random components pushed equally hard."
+            "ahead of random components rescaled to its write norm and tuned alike."
         )
     gap = circuit["fluency_gap_nats"]
     second.append(
