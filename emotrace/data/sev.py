@@ -135,6 +135,9 @@ def read_jsonl(path: Path) -> list[Scenario]:
 def validate(dataset: SevDataset, concepts: ConceptSet = PAPER_SIX) -> list[str]:
     """Problems that make a study unsound, as sentences; empty when there are none.
 
+    >>> validate(load_sev("sev-mini"))
+    []
+
     Looks for duplicated texts, explicit emotion words (``concepts.lexicon``) in a scenario or event, and overlap of
     scenario text or ``skeleton_id`` between splits.
     """

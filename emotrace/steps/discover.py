@@ -62,6 +62,13 @@ def discover(
         batch_tokens: token budget of a batch.
         ledger: shows progress and keeps batches; in memory by default.
 
+    >>> import emotrace as et
+    >>> study = et.discover(et.load("bundled"), et.load_sev("sev-mini").train[:3])
+    >>> study.circuit.budgets
+    {'heads': 4, 'neurons': 76}
+    >>> study.directions.vectors.shape, study.scores.heads.shape
+    (torch.Size([6, 8, 2, 128]), torch.Size([6, 8, 16]))
+
     Raises:
         DataError: no group was accepted in every emotion.
         CircuitError: a budget does not fit.

@@ -72,7 +72,14 @@ class JudgedReply:
 
 
 def held_out_tasks(scenarios: Sequence[Scenario], concepts: ConceptSet, count: int) -> list[Task]:
-    """A task per emotion and scenario over ``count`` scenarios, valences rotating so that each is met equally often."""
+    """A task per emotion and scenario over ``count`` scenarios, valences rotating so that each is met equally often.
+
+    >>> from emotrace.data.concepts import PAPER_SIX
+    >>> from emotrace.data.sev import load_sev
+    >>> tasks = held_out_tasks(load_sev("sev-mini").test, PAPER_SIX, 2)
+    >>> [(task.emotion, task.group.valence) for task in tasks[:3]]
+    [('anger', 'positive'), ('sadness', 'neutral'), ('happiness', 'negative')]
+    """
     return [
         Task(scenario.groups()[(i + e) % 3], emotion)
         for i, scenario in enumerate(scenarios[:count])

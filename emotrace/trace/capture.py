@@ -67,6 +67,14 @@ def capture(
 
     Memory does not grow with the number of samples: the state is sums and counts, in float64 whatever the dtype.
 
+    >>> import emotrace as et
+    >>> model = et.load("bundled")
+    >>> group = et.groups(et.load_sev("sev-mini").train)[0]
+    >>> asked = model.encode([et.prompt(group, c, et.PAPER_SIX) for c in ("anger", "neutral")])
+    >>> found = et.capture(model, [et.Sample(i, tuple(ids)) for i, ids in enumerate(asked)], ("anger", "neutral"))
+    >>> found.last["heads"].shape
+    torch.Size([2, 8, 16, 16])
+
     Raises:
         DataError: no samples, or a condition without any.
     """
