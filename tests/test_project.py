@@ -96,12 +96,12 @@ def test_the_wheel_holds_the_protocols_and_all_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_commands_in_the_documents_fit_the_protocols(document: str) -> None:
     text = (ROOT / document).read_text() + RUN_HELP
-    commands = re.findall(r"emotrace run (\w+)((?: (?:-p|--\w+) \S+)*)", text)
+    commands = re.findall(r"emotrace run (\w+)((?: (?:-p|--\w+) [^\s`]+)*)", text)
     assert {name for name, _ in commands} >= {"paper", "ablate"}
     for name, options in commands:
         assert name in shipped() or name in ("lengths", "my_protocol")
         if name in shipped():
-            assign(plan(load_protocol(name)), assignments(re.findall(r"-p (\S+)", options)))
+            assign(plan(load_protocol(name)), assignments(re.findall(r"-p ([^\s`]+)", options)))
 
 
 def test_the_example_of_a_protocol_works(tmp_path: Path) -> None:
