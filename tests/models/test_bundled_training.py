@@ -202,7 +202,7 @@ def test_write_lengths_equal_a_loop_over_components():
                 part = slice(8 * head, 8 * head + 8)
                 expected[0] += float((out.weight[:, part] @ out.seen[row, at, part]).detach().norm()) / length / 3
             for neuron in range(16):
-                expected[1] += float((down.weight[:, neuron] * down.seen[row, at, neuron]).norm()) / length / 3
+                expected[1] += float((down.weight[:, neuron] * down.seen[row, at, neuron]).detach().norm()) / length / 3
     assert [float(heads.detach()), float(neurons.detach())] == pytest.approx(expected, rel=1e-5)
 
 
