@@ -1,6 +1,6 @@
 """Assemble the emotion circuit."""
 
-from typing import Any
+from typing import Any, Literal
 
 from emotrace.runner import Run, protocol
 from emotrace.steps.circuit import HEADS_SHARE, NEURONS_SHARE, SITES, assemble
@@ -10,7 +10,9 @@ from emotrace.steps.influence import Influence
 
 
 @protocol(needs=["components", "influence"])
-def circuit(run: Run, *, heads: int = 0, neurons: int = 0, allocation: str = "influence") -> dict[str, Any]:
+def circuit(
+    run: Run, *, heads: int = 0, neurons: int = 0, allocation: Literal["influence", "global", "uniform"] = "influence"
+) -> dict[str, Any]:
     """Share a budget of heads and neurons among sublayers by influence, and fill each share with the best components.
 
     `heads` and `neurons` are per emotion; 0 means 1 in 32 of the model's heads, 1 in 40 of its neurons. `allocation`:

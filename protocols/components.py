@@ -1,6 +1,6 @@
 """Score every neuron and head by what it writes along the emotion's direction."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,10 +11,12 @@ from emotrace.steps.directions import Differences, Directions
 from emotrace.steps.elicit import Elicitation
 from emotrace.trace.capture import Statistics, capture
 
+Method = Literal["analytic", "attribution", "gradient", "activation_difference", "weight_alignment", "random"]
+
 
 @protocol(needs=["directions"])
 def components(
-    run: Run, *, method: str = "analytic", checked_prompts: int = 2, checked_neurons: int = 8
+    run: Run, *, method: Method = "analytic", checked_prompts: int = 2, checked_neurons: int = 8
 ) -> dict[str, Any]:
     """Rank neurons and heads, and check the closed form by really zeroing some of them.
 

@@ -1,7 +1,7 @@
 """The comparison: can the circuit alone make the model speak with the emotion, and can anything else of its size?"""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from emotrace.errors import DataError
 from emotrace.runner import Run, protocol
@@ -33,7 +33,7 @@ def control(
     validation_scenarios: int = 15,
     draws: int = 10,
     full: bool = False,
-    tokens: str = "reply",
+    tokens: Literal["last", "generated", "reply", "all"] = "reply",
     strengths: tuple[float, ...] = STRENGTHS,
     residual_alphas: tuple[float, ...] = ALPHAS,
     residual_depths: tuple[str, ...] = DEPTHS,
@@ -90,7 +90,9 @@ def control(
 
     made = {arm: replies(arm, "test", scenarios, settings[arm], arm, full) for arm in ARMS}
     run.write_records("replies", [record for arm in ARMS for record in to_records(made[arm])])
-    lexicon = frozenset(re.findall(r"[a-z']+", " ".join(r.reply for r in made["prompting"] + reference).lower()))
+    lexicon = frozenset(
+        re.findall(r"[a-z']+", " ".join(r.reply for r in made["prompting"] + made["unsteered"] + reference).lower())
+    )
     summaries: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         chosen = settings[arm]

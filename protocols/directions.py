@@ -1,6 +1,6 @@
 """Emotion directions of the residual stream, and how well they tell emotions apart over depth."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +12,7 @@ from emotrace.trace.capture import capture, last_token_states
 
 
 @protocol(needs=["elicit"])
-def directions(run: Run, *, contrast: str = "neutral", sample: int = 20) -> dict[str, Any]:
+def directions(run: Run, *, contrast: Literal["neutral", "emotions"] = "neutral", sample: int = 20) -> dict[str, Any]:
     """Capture all four sites in one pass over the accepted replies; directions, difference vectors and sigma follow.
 
     Directions are centred on the mean over emotions (the paper's contrast). `contrast` is that of the difference

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from emotrace.data.sev import groups
+from emotrace.errors import DataError
 from emotrace.runner import Run, protocol
 from emotrace.steps.elicit import elicit as elicit_replies
 
@@ -16,6 +17,8 @@ def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 64) -> dict[st
     A group (scenario and event) is used further on when its replies were accepted in every emotion.
     `scenarios` limits how many training scenarios are used (0 for all).
     """
+    if scenarios < 0:
+        raise DataError(f"scenarios={scenarios}: give a number of scenarios, or 0 for all")
     chosen = groups(run.data.train[: scenarios or None])
     elicited = elicit_replies(
         run.model,

@@ -1,6 +1,6 @@
 """Which sublayers move the model's final reading of an emotion."""
 
-from typing import Any
+from typing import Any, Literal
 
 from emotrace.data.concepts import NEUTRAL
 from emotrace.runner import Run, protocol
@@ -11,7 +11,11 @@ from emotrace.steps.influence import ALPHAS, sublayer_influence
 
 @protocol(needs=["directions"])
 def influence(
-    run: Run, *, prompts: int = 40, alphas: tuple[float, ...] = ALPHAS, readout: str = "final_norm"
+    run: Run,
+    *,
+    prompts: int = 40,
+    alphas: tuple[float, ...] = ALPHAS,
+    readout: Literal["final_norm", "residual"] = "final_norm",
 ) -> dict[str, Any]:
     """Push each sublayer along its direction on neutral prompts and watch the final state (Wang et al., section 5.1).
 

@@ -1,4 +1,4 @@
-"""From a scenario group to chat messages, and from messages to the text a model sees (DESIGN section 4, Elicit)."""
+"""From a scenario group to chat messages, and from messages to the text a model sees (README, The method)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How a budget of components is shared among sublayers (DESIGN section 4, Circuit)."""
+"""How a budget of components is shared among sublayers (README, The method)."""
 
 import numpy as np
 

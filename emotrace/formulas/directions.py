@@ -1,4 +1,4 @@
-"""Directions, difference vectors, sigma and the reference direction, from condition means (DESIGN section 4)."""
+"""Directions, difference vectors, sigma and the reference direction, from condition means (README, The method)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Component scores in closed form, and the ranking (DESIGN section 4, Scores).
+"""Component scores in closed form, and the ranking (README, The method).
 
 A component's raw write is what it adds to its projection's output; zeroing it lowers the projection of the residual
 stream on a direction by write . direction, where no norm follows the sublayer.

@@ -1,4 +1,4 @@
-"""Intervals and tests whose unit is the scenario, not the reply (DESIGN section 4, Evaluation).
+"""Intervals and tests whose unit is the scenario, not the reply (README, The method).
 
 Replies of one scenario share its text, so they are not independent: everything here resamples or flips whole clusters.
 """

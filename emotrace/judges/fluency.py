@@ -1,4 +1,4 @@
-"""What a set of replies looks like as text, without a model (DESIGN section 4, Evaluation: fluency)."""
+"""What a set of replies looks like as text, without a model (README, The method)."""
 
 import math
 import re

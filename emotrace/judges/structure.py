@@ -2,7 +2,7 @@
 
 A reply parses when its sentences follow the templates of one style (an emotion, or neutral). It is accepted when it
 also names the scenario's person and object and what happened. The verdict's label is the style; whether the reply is
-accepted does not depend on which style that is. DESIGN section 4, Evaluation: structural acceptance.
+accepted does not depend on which style that is. README, The method.
 """
 
 from collections.abc import Sequence

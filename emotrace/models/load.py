@@ -83,7 +83,10 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
     if device is not None and device != "auto":
-        weights = weights.to(device)
+        try:
+            weights = weights.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch raises both for a device that is not there
+            raise ModelError(f"cannot put {name!r} on {device!r}: {str(error).splitlines()[0]}") from error
     return Model(TransformersModel(weights.eval(), tokenizer=tokenizer, task="text-generation"), identity=name)
 
 

@@ -69,7 +69,10 @@ def run_protocol(
     inputs = inputs or Inputs()
     _ = inputs.parts  # a dataset or model that cannot be found leaves no folder behind
     folder = Path(out).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make this folder ({error.strerror}); give another --out") from error
     watcher = reporter(console or Console(quiet=True))
     lock = FileLock(folder / ".lock")
     try:

@@ -1,4 +1,4 @@
-"""Protocols: functions that measure one thing on a run, found by name or in a user's file (DESIGN section 6)."""
+"""Protocols: functions that measure one thing on a run, found by name or in a user's file (README, The method)."""
 
 import importlib
 import importlib.util

@@ -109,11 +109,18 @@ def assemble(
     """Share ``heads`` and ``neurons`` per emotion among sublayers and fill each share with the best components.
 
     ``influence``: in proportion to max(I, 0) of attention and of MLP sublayers, each normalised on its own;
-    ``global``: the best components wherever they are; ``uniform``: equal shares. Raises ``CircuitError`` when a budget
-    does not fit, no influence is positive, or the allocation is unknown.
+    ``global``: the best components wherever they are; ``uniform``: equal shares. Scores, influence and differences must
+    come from ``model``: they hold no fingerprint of their own, and the circuit takes the model's. Raises
+    ``CircuitError`` when sizes differ, a budget does not fit, no influence is positive, or the allocation is unknown.
     """
     if allocation not in ALLOCATIONS:
         raise CircuitError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
+    sizes = model.sizes
+    if scores.heads.shape[1:] != (sizes.layers, sizes.heads) or scores.neurons.shape[2] != sizes.neurons:
+        raise CircuitError(
+            f"the scores are of a model with {tuple(scores.heads.shape[1:])} layers and heads, this one has "
+            f"{(sizes.layers, sizes.heads)}; score it first (models of equal sizes are not told apart here)"
+        )
     chosen: dict[str, dict[str, list[Component]]] = {}
     for e, emotion in enumerate(scores.emotions):
         chosen[emotion] = {

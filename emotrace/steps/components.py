@@ -55,7 +55,7 @@ def score_components(
     prompts: Sequence[Sequence[int]] = (),
     seed: int = 0,
 ) -> Scores:
-    """Score every head and neuron (DESIGN section 4, Scores).
+    """Score every head and neuron (README, The method).
 
     Methods: ``analytic`` is the fall of the state's projection when the component is zeroed, in closed form;
     ``attribution`` the same for the difference vector in place of the activation; ``gradient`` is gradient of the

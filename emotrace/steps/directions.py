@@ -56,7 +56,7 @@ class Differences(Artifact):
 
 
 def emotion_directions(statistics: Statistics, *, contrast: str = "emotions", measured_at: str = "last") -> Directions:
-    """Directions of every emotion, layer and sublayer, with sigma and the reference direction (DESIGN section 4).
+    """Directions of every emotion, layer and sublayer, with sigma and the reference direction (README, The method).
 
     Raises ``DataError`` for an unknown contrast, or statistics without the neutral condition.
     """

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emotrace.data.concepts import NEUTRAL, PAPER_SIX, ConceptSet
-from emotrace.data.sev import Scenario, groups
+from emotrace.data.sev import Scenario, SevDataset, groups
+from emotrace.errors import DataError
 from emotrace.judges.base import Judge
 from emotrace.judges.bundled import BundledJudge
 from emotrace.ledger import Ledger
@@ -73,6 +74,10 @@ def discover(
         DataError: no group was accepted in every emotion.
         CircuitError: a budget does not fit.
     """
+    if not isinstance(model, Model):
+        raise DataError(f"discover takes a model from emotrace.load, not a {type(model).__name__}")
+    if isinstance(scenarios, SevDataset):
+        raise DataError("discover takes the scenarios of one split: data.train")
     elicited = elicit(
         model, groups(scenarios), concepts, judge or BundledJudge.load(), batch_tokens=batch_tokens, ledger=ledger
     )

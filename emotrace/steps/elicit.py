@@ -128,10 +128,12 @@ def elicit(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
 ) -> Elicitation:
-    """Greedy replies of ``model`` to every prompt of every group, judged blind (DESIGN section 4, Elicit).
+    """Greedy replies of ``model`` to every prompt of every group, judged blind (README, The method).
 
     ``structure`` is a judge with ``accepts(reply)``, a second opinion that is recorded and decides nothing.
     """
+    if not groups or not all(isinstance(group, Group) for group in groups):
+        raise DataError("elicit takes one or more groups: emotrace.groups(scenarios) makes them")
     prompts = [(group, prompt(group, c, concepts)) for group in groups for c in (*concepts.labels, NEUTRAL)]
     ids = model.encode([p for _, p in prompts])
     generated = generate_replies(

@@ -49,7 +49,7 @@ def sublayer_influence(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
 ) -> Influence:
-    """Influence ``I[e, l, p]`` on neutral prompts (DESIGN section 4; Wang et al. 2025, section 5.1).
+    """Influence ``I[e, l, p]`` on neutral prompts (README, The method; Wang et al. 2025, section 5.1).
 
     Exact: alpha * sigma * v is added to what the sublayer adds at the last token, and the shift of the final state
     along the reference direction is divided by alpha * sigma and averaged over prompts and alphas. Only the last token

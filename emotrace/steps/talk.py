@@ -34,7 +34,7 @@ def generate(
         system: system text put before each message; the neutral prompt's by default, None for none.
         max_new_tokens: replies that have not ended by then are cut.
         batch_tokens: token budget of a batch.
-        sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``.
+        sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; any of them turns sampling on.
 
     Raises:
         PlanError: the plan does not fit the model, or an unknown option.

@@ -76,10 +76,13 @@ def capture(
     torch.Size([2, 8, 16, 16])
 
     Raises:
-        DataError: no samples, or a condition without any.
+        DataError: no samples, a condition without any, or a sample of a condition that is not named.
     """
     if not samples:
         raise DataError("nothing to capture: no samples were given")
+    beyond = max(s.condition for s in samples)
+    if beyond >= len(conditions) or min(s.condition for s in samples) < 0:
+        raise DataError(f"a sample has condition {beyond}, but only {len(conditions)} conditions were named")
     missing = [name for i, name in enumerate(conditions) if all(s.condition != i for s in samples)]
     if missing:
         raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")

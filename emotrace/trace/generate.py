@@ -8,7 +8,7 @@ from typing import Any
 import nnsight
 import torch
 
-from emotrace.errors import EditMissed, PlanError
+from emotrace.errors import DataError, EditMissed, PlanError
 from emotrace.ledger import Ledger, MemoryLedger
 from emotrace.models.traced import Model
 from emotrace.trace.apply import apply_operations, check_fit, expected_touches
@@ -55,6 +55,7 @@ def generate_replies(
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
 
     Raises:
+        DataError: a prompt fills the model's context.
         CircuitError: a plan was made from a circuit of another model.
         PlanError: a plan does not fit, plans and prompts differ in number, or an unknown sampling option.
         EditMissed: an edit touched fewer passes than it should have.
@@ -62,6 +63,8 @@ def generate_replies(
     unknown = sorted(set(sampling) - SAMPLING)
     if unknown:
         raise PlanError(f"unknown option {unknown[0]!r}: sampling takes {', '.join(sorted(SAMPLING))}")
+    if plan is not None and not isinstance(plan, Plan) and not all(isinstance(p, Plan) for p in plan):
+        raise PlanError(f"plan is a {type(plan).__name__}; make one with emotrace.add, zero, scale, shift or replace")
     plans = [plan or Plan()] * len(prompts) if plan is None or isinstance(plan, Plan) else list(plan)
     if len(plans) != len(prompts):
         raise PlanError(f"{len(plans)} plans for {len(prompts)} prompts: give one plan, or one for each prompt")
@@ -69,6 +72,12 @@ def generate_replies(
         check_fit(model, distinct)
     if not prompts:
         return []
+    if max_new_tokens < 1:
+        raise PlanError(f"max_new_tokens={max_new_tokens}: a reply has at least one token")
+    room = getattr(model.nn._module.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(ids) for ids in prompts)
+    if room is not None and longest >= room:
+        raise DataError(f"a prompt of {longest} tokens leaves no room for a reply: {model.identity!r} reads {room}")
     lengths = [len(ids) + max_new_tokens for ids in prompts]
 
     def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:

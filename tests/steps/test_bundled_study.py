@@ -95,6 +95,23 @@ def test_an_edit_inside_the_users_own_trace_and_model(model, study):
     assert not torch.equal(edited, plain)
 
 
+def test_requests_of_the_wrong_kind_say_what_to_give(model):
+    data = et.load_sev("sev-mini")
+    for wrong, message in (
+        (lambda: et.discover("bundled", data.train), "takes a model from emotrace.load"),
+        (lambda: et.discover(model, data), "data.train"),
+        (lambda: et.discover(model, []), "one or more groups"),
+        (lambda: et.elicit(model, data.train[:1], et.PAPER_SIX, et.BundledJudge.load()), "one or more groups"),
+        (lambda: et.generate(model, "hi", plan="anger"), "plan is a str"),
+        (lambda: et.generate(model, "hi", max_new_tokens=0), "at least one token"),
+        (lambda: et.generate(model, "Yuki broke the lamp. " * 400), "leaves no room for a reply"),
+        (lambda: et.load("bundled", device="cuda:77"), "cannot put 'bundled' on 'cuda:77'"),
+        (lambda: et.load("bundled", dtype="float33"), "no dtype 'float33'"),
+    ):
+        with pytest.raises(et.EmotraceError, match=message):
+            wrong()
+
+
 def test_generate_takes_text_prompts_and_lists(model):
     one = et.generate(model, "You keep a lamp near Yuki. Today Yuki broke the lamp.")
     several = et.generate(model, ["You keep a lamp near Yuki. Today Yuki broke the lamp.", "You lost a key."])

@@ -1,8 +1,10 @@
 """Dose curves: the right components are asked for, and bands hold the mean."""
 
 import numpy as np
+import pytest
 import torch
 
+from emotrace.errors import DataError
 from emotrace.steps.components import Scores
 from emotrace.steps.curves import dose_curve, random_components
 
@@ -42,3 +44,6 @@ def test_curve_asks_for_what_it_reports():
         assert summary["random"][row] < summary["top"][row]
     assert abs(summary["baseline"] - 0.0055) < 1e-12
     assert set(summary["by_emotion"]) == {"joy", "awe"}
+    for ks in ((7, 16), (0,)):
+        with pytest.raises(DataError, match="a quarter of the model's heads"):
+            dose_curve(SCORES, "heads", ks, 5, clusters, measure, seed=0)

@@ -66,6 +66,18 @@ def test_bad_requests_are_refused():
         difference_vectors(silent)
     with pytest.raises(DataError, match="one token has no prefix"):
         sublayer_influence(MODEL, [(7,)], DIRECTIONS)
+    with pytest.raises(DataError, match="condition 3, but only 3 conditions"):
+        capture(MODEL, SAMPLES, EMOTIONS)
+    smaller = tiny_model(layers=2)
+    with pytest.raises(CircuitError, match="layers and heads, this one has"):
+        assemble(
+            smaller,
+            score_components(MODEL, STATISTICS, DIRECTIONS, DIFFERENCES),
+            INFLUENCE,
+            DIFFERENCES,
+            heads=1,
+            neurons=1,
+        )
     with pytest.raises(DataError, match="needs prompts"):
         score_components(MODEL, STATISTICS, DIRECTIONS, DIFFERENCES, method="gradient")
 

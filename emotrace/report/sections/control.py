@@ -157,8 +157,8 @@ _FINER = {
     "incoherent": "incoherent",
     "repetition": "repetition",
     "distinct_2": "distinct pairs of words",
-    "nonwords": "non-words",
-    "length": "tokens per reply",
+    "nonwords": "words that no prompted or neutral reply has",
+    "length": "words per reply",
     "stopped": "ended by itself",
 }
 _SHARES = {"as_other", "abstained", "incoherent", "repetition", "distinct_2", "nonwords", "stopped"}
