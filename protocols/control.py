@@ -1,9 +1,9 @@
 """The comparison: can the circuit alone make the model speak with the emotion, and can anything else of its size?"""
 
-import re
 from typing import Any, Literal
 
 from emotrace.errors import DataError
+from emotrace.judges.fluency import words
 from emotrace.runner import Run, protocol
 from emotrace.steps.circuit import EmotionCircuit
 from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, most_accurate, spread_draws, tried
@@ -90,9 +90,8 @@ def control(
 
     made = {arm: replies(arm, "test", scenarios, settings[arm], arm, full) for arm in ARMS}
     run.write_records("replies", [record for arm in ARMS for record in to_records(made[arm])])
-    lexicon = frozenset(
-        re.findall(r"[a-z']+", " ".join(r.reply for r in made["prompting"] + made["unsteered"] + reference).lower())
-    )
+    known = made["prompting"] + made["unsteered"] + reference
+    lexicon = frozenset(word for reply in known for word in words(reply.reply))
     summaries: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         chosen = settings[arm]

@@ -40,12 +40,12 @@ class Directions(Artifact):
 
 @dataclass(frozen=True)
 class Differences(Artifact):
-    """Difference vectors of every component and of the residual stream, not normalised, at both places.
+    """Difference vectors of every component, not normalised, at both places.
 
     Attributes:
         emotions: E names.
         contrast: as in :class:`Directions`.
-        last: at the last prompt token: ``heads [E, L, H, d]``, ``neurons [E, L, F]``, ``resid [E, L, 2, D]``, float64.
+        last: at the last prompt token: ``heads [E, L, H, d]``, ``neurons [E, L, F]``, float64.
         reply: the same over reply tokens.
     """
 
@@ -77,7 +77,7 @@ def emotion_directions(statistics: Statistics, *, contrast: str = "emotions", me
 
 
 def difference_vectors(statistics: Statistics, *, contrast: str = "neutral") -> Differences:
-    """Mean within-group differences at heads, neurons and residual stream, at both places of measurement."""
+    """Mean within-group differences at heads and neurons, at both places of measurement."""
     places: dict[str, dict[str, torch.Tensor]] = {}
     emotions: tuple[str, ...] = ()
     for place in ("last", "reply"):
@@ -86,7 +86,6 @@ def difference_vectors(statistics: Statistics, *, contrast: str = "neutral") -> 
         places[place] = {
             "heads": contrast_means(means["heads"], base.get("heads")),
             "neurons": contrast_means(means["neurons"], base.get("neurons")),
-            "resid": contrast_means(_residual(means), _residual(base) if base else None),
         }
     return Differences(emotions, contrast, places["last"], places["reply"])
 

@@ -92,12 +92,10 @@ def capture(
         return _batch_sums(model, [samples[row] for row in rows], len(conditions))
 
     sums = (ledger or MemoryLedger()).fold("capture", batches, work)
-    count = torch.zeros(len(conditions), dtype=torch.int64)
-    for sample in samples:
-        count[sample.condition] += 1
-    replies = torch.zeros(len(conditions), dtype=torch.int64)
-    for sample in samples:
-        replies[sample.condition] += bool(sample.reply)
+    count, replies = (
+        torch.bincount(torch.tensor([s.condition for s in kept], dtype=torch.int64), minlength=len(conditions))
+        for kept in (samples, [s for s in samples if s.reply])
+    )
     means: dict[str, dict[str, torch.Tensor]] = {}
     for place, divisor in zip(PLACES, (count, replies), strict=True):
         means[place] = {
