@@ -7,34 +7,50 @@ from emotrace.errors import EmotraceError
 from emotrace.judges.base import Reply
 from emotrace.judges.bundled import BundledJudge
 from emotrace.judges.structure import StructureJudge
+from emotrace.models.architectures import Architecture, NormKind, register_architecture
 from emotrace.models.load import BUNDLED_CIRCUIT, load
 from emotrace.models.traced import Model
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
-from emotrace.steps.components import Scores, causal_scores, score_components, score_heads, score_neurons
+from emotrace.steps.components import (
+    Scores,
+    causal_scores,
+    gradient_scores,
+    score_components,
+    score_heads,
+    score_neurons,
+)
 from emotrace.steps.directions import Differences, Directions, difference_vectors, emotion_directions
 from emotrace.steps.discover import Study, discover
 from emotrace.steps.elicit import Elicitation, elicit
 from emotrace.steps.evaluate import Attempt, arm_summary, evaluate, held_out_tasks
 from emotrace.steps.influence import Influence, sublayer_influence
 from emotrace.steps.talk import generate
-from emotrace.trace.apply import apply
+from emotrace.trace.apply import apply, check_contact
 from emotrace.trace.capture import Sample, Statistics, capture
-from emotrace.trace.plan import Plan, replace, scale, shift, shift_sublayer, zero
+from emotrace.trace.edits import mean, patch, scale, set, zero  # noqa: F401  `set`: see __all__
+from emotrace.trace.plan import Edit, Plan
+from emotrace.trace.record import Activations, record
+from emotrace.trace.tokens import Span
 
+# `emotrace.set` is left out, so that a star import leaves Python's own alone.
 __all__ = [
     "BUNDLED_CIRCUIT",
     "PAPER_SIX",
+    "Activations",
+    "Architecture",
     "Attempt",
     "BundledJudge",
     "ConceptSet",
     "Differences",
     "Directions",
+    "Edit",
     "Elicitation",
     "EmotionCircuit",
     "EmotraceError",
     "Group",
     "Influence",
     "Model",
+    "NormKind",
     "Plan",
     "Prompt",
     "Reply",
@@ -42,6 +58,7 @@ __all__ = [
     "Scenario",
     "Scores",
     "SevDataset",
+    "Span",
     "Statistics",
     "StructureJudge",
     "Study",
@@ -51,24 +68,27 @@ __all__ = [
     "assemble",
     "capture",
     "causal_scores",
+    "check_contact",
     "difference_vectors",
     "discover",
     "elicit",
     "emotion_directions",
     "evaluate",
     "generate",
+    "gradient_scores",
     "groups",
     "held_out_tasks",
     "load",
     "load_sev",
+    "mean",
+    "patch",
     "prompt",
-    "replace",
+    "record",
+    "register_architecture",
     "scale",
     "score_components",
     "score_heads",
     "score_neurons",
-    "shift",
-    "shift_sublayer",
     "sublayer_influence",
     "validate",
     "zero",

@@ -13,7 +13,8 @@ from emotrace.steps.curves import dose_curve
 from emotrace.steps.directions import Directions
 from emotrace.trace.apply import apply
 from emotrace.trace.batches import pad_left
-from emotrace.trace.plan import Component, zero
+from emotrace.trace.edits import zero
+from emotrace.trace.plan import Component
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -52,4 +53,4 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
         found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
         return found.summary("projection on the reference direction", run.seed)
 
-    return {"curves": {"heads": curve("heads"), "neurons": curve("neurons")}, "prompts": len(chosen) * len(labels)}
+    return {"curves": {site: curve(site) for site in model.sites}, "prompts": len(chosen) * len(labels)}

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from emotrace.runner import Run, protocol
-from emotrace.steps.circuit import HEADS_SHARE, NEURONS_SHARE, SITES, assemble
+from emotrace.steps.circuit import SITES, assemble, default_budgets
 from emotrace.steps.components import Scores
 from emotrace.steps.directions import Differences
 from emotrace.steps.influence import Influence
@@ -19,29 +19,25 @@ def circuit(
     influence, global or uniform.
     """
     sizes = run.model.sizes
-    budgets = {
-        "heads": heads or max(1, int(HEADS_SHARE * sizes.count("heads"))),
-        "neurons": neurons or max(1, int(NEURONS_SHARE * sizes.count("neurons"))),
-    }
+    budgets = default_budgets(sizes, heads or None, neurons or None)
     built = assemble(
         run.model,
         run.open("components", "scores", Scores),
         run.open("influence", "influence", Influence),
         run.open("directions", "differences", Differences),
-        heads=budgets["heads"],
-        neurons=budgets["neurons"],
+        **budgets,
         allocation=allocation,
     )
     run.save("circuit", built)
     labels = run.concepts.labels
     members = {site: {e: set(built.components(site, e)) for e in labels} for site in SITES}
-    union = {site: len(set().union(*members[site].values())) / sizes.count(site) for site in SITES}
+    union = {site: len(set().union(*members[site].values())) / sizes.count(site) for site in run.model.sites}
     both = {e: members["heads"][e] | {(layer, -1 - n) for layer, n in members["neurons"][e]} for e in labels}
     return {
         "heads": {e: len(members["heads"][e]) for e in labels},
         "neurons": {e: len(members["neurons"][e]) for e in labels},
         "heads_share": max(len(members["heads"][e]) for e in labels) / sizes.count("heads"),
-        "neurons_share": max(len(members["neurons"][e]) for e in labels) / sizes.count("neurons"),
+        "neurons_share": max(len(members["neurons"][e]) for e in labels) / max(1, sizes.count("neurons")),
         "union_share": max(union.values()),
         "union": union,
         "allocation": allocation,

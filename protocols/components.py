@@ -16,11 +16,17 @@ Method = Literal["analytic", "attribution", "gradient", "activation_difference",
 
 @protocol(needs=["directions"])
 def components(
-    run: Run, *, method: Method = "analytic", checked_prompts: int = 2, checked_neurons: int = 8
+    run: Run,
+    *,
+    method: Method = "analytic",
+    readout: Literal["residual", "normed"] = "residual",
+    checked_prompts: int = 2,
+    checked_neurons: int = 8,
 ) -> dict[str, Any]:
     """Rank neurons and heads, and check the closed form by really zeroing some of them.
 
-    `method`: analytic, attribution, gradient, activation_difference, weight_alignment or random. The check zeroes every
+    `method`: analytic, attribution, gradient, activation_difference, weight_alignment or random. `readout`: analytic
+    head scores are read from the residual stream, or after the norm that feeds the MLP (normed). The check zeroes every
     head and `checked_neurons` neurons per layer on `checked_prompts` prompts per emotion, and compares with the closed
     form on the same prompts.
     """
@@ -29,20 +35,34 @@ def components(
     differences = run.open("directions", "differences", Differences)
     elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
     neutral = [r.prompt_ids for r in elicited.spread(NEUTRAL, 64)]
-    scores = score_components(run.model, statistics, found, differences, method=method, prompts=neutral, seed=run.seed)
+    options: dict[str, Any] = {"batch_tokens": run.batch_tokens}
+    scores = score_components(
+        run.model,
+        statistics,
+        found,
+        differences,
+        method=method,
+        readout=readout if method == "analytic" else "residual",
+        samples=elicited.samples(),
+        prompts=neutral,
+        seed=run.seed,
+        ledger=run.ledger,
+        **options,
+    )
     run.save("scores", scores)
 
-    sizes = run.model.sizes
+    sizes, sites = run.model.sizes, run.model.sites
     checked = {e: elicited.spread(e, checked_prompts) for e in run.concepts.labels}
     samples = [s for s in elicited.samples() if s.prompt in {r.prompt_ids for rs in checked.values() for r in rs}]
-    few = capture(run.model, samples, run.concepts.labels, batch_tokens=run.batch_tokens)
-    closed = score_components(run.model, few, found, differences)
+    few = capture(run.model, samples, run.concepts.labels, **options)
+    closed = score_components(run.model, few, found, differences, readout=readout, samples=samples, **options)
     prompts = {e: [r.prompt_ids for r in replies] for e, replies in checked.items()}
-    picked = torch.linspace(0, sizes.neurons - 1, checked_neurons).round().long().unique().tolist()
+    picked = torch.linspace(0, max(0, sizes.neurons - 1), checked_neurons).round().long().unique().tolist()
     agreement = {}
-    for site, indices in (("heads", list(range(sizes.heads))), ("neurons", picked)):
-        layers = dict.fromkeys(range(sizes.layers), indices)
-        causal = causal_scores(run.model, prompts, found, site, layers, ledger=run.ledger)
+    for site in sites:
+        layers = dict.fromkeys(range(sizes.layers), list(range(sizes.heads)) if site == "heads" else picked)
+        read = readout if site == "heads" else "residual"
+        causal = causal_scores(run.model, prompts, found, site, layers, readout=read, ledger=run.ledger, **options)
         values = closed.at(site)
         apart = max(
             abs(fall - float(values[run.concepts.index(e), layer, index])) for (e, layer, index), fall in causal.items()
@@ -55,8 +75,7 @@ def components(
         "top_heads": {e: _top(scores.at("heads"), run.concepts.index(e)) for e in run.concepts.labels},
         "top_neurons": {e: _top(scores.at("neurons"), run.concepts.index(e)) for e in run.concepts.labels},
         "long_tail": {
-            site: {e: _tail(scores.at(site)[run.concepts.index(e)]) for e in run.concepts.labels}
-            for site in ("heads", "neurons")
+            site: {e: _tail(scores.at(site)[run.concepts.index(e)]) for e in run.concepts.labels} for site in sites
         },
         "causal_agreement": agreement,
     }

@@ -12,9 +12,10 @@ from emotrace.runner import Run, protocol
 from emotrace.steps.components import Scores
 from emotrace.steps.curves import dose_curve
 from emotrace.steps.directions import Differences, Directions
+from emotrace.trace import edits
 from emotrace.trace.apply import apply
 from emotrace.trace.batches import pad_left
-from emotrace.trace.plan import Component, shift
+from emotrace.trace.plan import Component
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -42,7 +43,7 @@ def enhance(
             e = run.concepts.index(emotion)
             direction, values = reference[e].to(model.device), differences.last[site][e]
             plans = {
-                id(part): shift({c: values[c] for c in part}, site, strength=strength, tokens="last")
+                id(part): edits.add({c: values[c] for c in part}, site, strength=strength, tokens="last")
                 for part in components
             }
             with (
@@ -60,4 +61,4 @@ def enhance(
         found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
         return found.summary("projection on the reference direction", run.seed)
 
-    return {"curves": {"heads": curve("heads"), "neurons": curve("neurons")}, "prompts": len(chosen) * len(labels)}
+    return {"curves": {site: curve(site) for site in model.sites}, "prompts": len(chosen) * len(labels)}

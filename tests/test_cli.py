@@ -141,7 +141,7 @@ def test_steer_says_how_to_get_a_circuit(
 @pytest.fixture
 def tiny_folder(tmp_path: Path) -> Path:
     """A tiny random model as a folder, and a circuit of it beside its weights."""
-    model = tiny_model(dtype=torch.float32)
+    model = tiny_model(dtype=torch.float32, seed=3)
     torch_model(model).save_pretrained(tmp_path / "tiny")
     model.tokenizer.save_pretrained(tmp_path / "tiny")
     sizes = model.sizes

@@ -7,27 +7,66 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from emotrace.models.load import load
 from emotrace.models.traced import Model
 
 VOCABULARY = 64
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+GROUPED = {"intermediate_size": 40, "num_key_value_heads": 2}
+WIDE = GROUPED | {"head_dim": 12}  # not D / H, so that code which takes one for the other fails
+# sdpa would leave out the softcap of Gemma 2's attention; the one on its logits is kept.
+GEMMA_2 = WIDE | {"query_pre_attn_scalar": 12, "sliding_window": 128, "attn_logit_softcapping": None}
+GEMMA_3 = WIDE | {"query_pre_attn_scalar": 12, "sliding_window": 128, "sliding_window_pattern": 2}
+NEOX = {"intermediate_size": 40, "rotary_pct": 0.5}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, WIDE),
+    "mistral": (MistralConfig, MistralForCausalLM, WIDE),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, GROUPED),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, WIDE),
+    "gemma": (GemmaConfig, GemmaForCausalLM, WIDE),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM, GEMMA_2),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM, GEMMA_3),
+    "phi3": (Phi3Config, Phi3ForCausalLM, WIDE),
+    "gpt2": (GPT2Config, GPT2LMHeadModel, {"n_inner": 40}),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, NEOX | {"use_parallel_residual": True}),
+    "gpt_neox_sequential": (GPTNeoXConfig, GPTNeoXForCausalLM, NEOX | {"use_parallel_residual": False}),
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM, WIDE),
+    "mixtral": (MixtralConfig, MixtralForCausalLM, WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+        WIDE | {"moe_intermediate_size": 40, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    ),
 }
+MIXTURES = ("mixtral", "qwen3_moe")
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 TEMPLATE += "{% if add_generation_prompt %}assistant{% endif %}"
 
@@ -44,25 +83,38 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_model(family: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, layers: int = 3) -> Model:
-    """A random model whose head width is not D / H, with grouped key-value heads."""
-    config_class, model_class = FAMILIES[family]
-    options: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 40,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.25,
-    }
-    if family != "qwen2":
-        options["head_dim"] = 12
+def tiny_hf(family: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, layers: int = 3) -> Any:
+    """A random Hugging Face model in which nothing is zero or one that a trained model would have moved."""
+    config_class, model_class, own = FAMILIES[family]
+    config = config_class(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.5 if family == "gpt2" else 0.25,  # GPT-2's own scheme shrinks its projections
+        tie_word_embeddings=False,  # a tied model this small repeats its last token, whatever is done to it
+        **own,
+    )
     torch.manual_seed(seed)
-    return load(model_class(config_class(**options)).to(dtype).eval(), tokenizer=tiny_tokenizer())
+    hf = model_class(config).to(dtype).eval()
+    # Eager attention in float64 turns left padding into NaN. Gemma 2's constructor refuses sdpa because of the softcap.
+    hf.config._attn_implementation = "sdpa"
+    hf.config._experts_implementation = "eager"  # the default, a grouped product, knows no float64
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if parameter.dim() == 1:  # weights of norms, and biases: new ones hide what leaves them out
+                size = 0.1 if name.endswith("bias") else 0.3  # larger biases would say the same to every prompt
+                parameter += (size * torch.randn(parameter.shape, generator=generator)).to(dtype)
+    return hf
+
+
+def tiny_model(family: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, layers: int = 3) -> Model:
+    """:func:`tiny_hf` with :func:`tiny_tokenizer`, loaded."""
+    return load(tiny_hf(family, dtype=dtype, seed=seed, layers=layers), tokenizer=tiny_tokenizer())
 
 
 def random_prompts(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 9) -> list[list[int]]:

@@ -4,45 +4,50 @@ A component's raw write is what it adds to its projection's output; zeroing it l
 stream on a direction by write . direction, where no norm follows the sublayer.
 """
 
+from collections.abc import Callable
+
 import torch
 
+Weights = Callable[[int], torch.Tensor]
+"""What the K components of a layer write with: ``[D, K, w]``, w the width of a component's activation. Asked for layer
+by layer, so that no more than one layer's weights are held."""
 
-def neuron_scores(activations: torch.Tensor, down: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Write of each neuron along its layer's direction: ``a[e, l, n] (W_down[l, :, n] . v[e, l])``.
+
+def written(values: torch.Tensor, weights: Weights, directions: torch.Tensor) -> torch.Tensor:
+    """Write of each component along its layer's direction: ``(W[l, :, k] z[e, l, k]) . v[e, l]``.
 
     Args:
-        activations: ``[E, L, F]`` mean activations (or differences of means).
-        down: ``[L, D, F]``.
+        values: ``[E, L, K, w]`` mean activations (or differences of means), or ``[E, L, K]`` where w is 1.
+        weights: of each layer.
         directions: ``[E, L, D]``.
 
     Returns:
-        ``[E, L, F]``.
+        ``[E, L, K]``.
     """
-    return activations * torch.einsum("ldf,eld->elf", down, directions)
+    values = values if values.ndim == 4 else values[..., None]
+    layers = [
+        torch.einsum("ekw,dkw,ed->ek", values[:, layer], weights(layer), directions[:, layer])
+        for layer in range(values.shape[1])
+    ]
+    return torch.stack(layers, 1)
 
 
-def head_scores(values: torch.Tensor, out: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Write of each head along its layer's direction: ``(W_O[l, :, h] z[e, l, h]) . v[e, l]``.
-
-    Args:
-        values: ``[E, L, H, d]`` mean head outputs (or differences of means).
-        out: ``[L, D, H, d]``.
-        directions: ``[E, L, D]``.
-
-    Returns:
-        ``[E, L, H]``.
-    """
-    return torch.einsum("elhk,ldhk,eld->elh", values, out, directions)
+def alignment(weights: Weights, directions: torch.Tensor) -> torch.Tensor:
+    """Cosine of each component's write direction (w = 1) with the layer's, ``[E, L, K]``; blind to activations."""
+    layers = []
+    for layer in range(directions.shape[1]):
+        columns = weights(layer)[..., 0]
+        layers.append(directions[:, layer] @ (columns / columns.norm(dim=0).clamp(min=1e-300)))
+    return torch.stack(layers, 1)
 
 
-def neuron_alignment(down: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Cosine of each neuron's write direction with the layer's direction, ``[E, L, F]``; blind to activations."""
-    return torch.einsum("ldf,eld->elf", down / down.norm(dim=1, keepdim=True), directions)
-
-
-def head_alignment(out: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Norm of the direction read back through each head's output matrix, ``[E, L, H]``; blind to activations."""
-    return torch.einsum("ldhk,eld->elhk", out, directions).norm(dim=-1)
+def read_back(weights: Weights, directions: torch.Tensor) -> torch.Tensor:
+    """Norm of the direction read back through each component's matrix, ``[E, L, K]``; blind to activations."""
+    layers = [
+        torch.einsum("dkw,ed->ekw", weights(layer), directions[:, layer]).norm(dim=-1)
+        for layer in range(directions.shape[1])
+    ]
+    return torch.stack(layers, 1)
 
 
 def ranking(scores: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from nnsight import TransformersModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emotrace.errors import ModelError
-from emotrace.models.traced import Model
+from emotrace.models.memory import refuse_if_too_large
+from emotrace.models.traced import Model, wrap
 
 BUNDLED = Path(str(resources.files("emotrace.models"))) / "bundled" / "weights"
 BUNDLED_CIRCUIT = BUNDLED.parent / "circuit.safetensors"
@@ -34,7 +35,7 @@ def load(
         remote: run on NDIF; weights are not loaded here.
 
     >>> load("bundled").sizes
-    Sizes(layers=8, heads=16, head_width=16, width=128, neurons=384, vocabulary=1280)
+    Sizes(layers=8, heads=16, key_value_heads=4, head_width=16, width=128, neurons=384, vocabulary=1280)
 
     Raises:
         ModelError: nothing loads under that name, the family is unknown, or options do not fit together.
@@ -50,13 +51,28 @@ def load(
     if hasattr(model, "trace") and hasattr(model, "_module"):
         if getattr(model, "tokenizer", None) is None:
             raise ModelError("the nnsight model has no tokenizer; build it with tokenizer=")
-        return Model(model, identity=_name_of(model._module), remote=remote)
+        return wrap(model, identity=_name_of(model._module), remote=remote)
     if isinstance(model, torch.nn.Module):
         if tokenizer is None:
             raise ModelError("a Hugging Face model in memory needs tokenizer=")
         wrapped = TransformersModel(model.eval(), tokenizer=tokenizer, task="text-generation")
         return Model(wrapped, identity=_name_of(model))
     raise ModelError(f"cannot load a {type(model).__name__}: give a name, a folder, a Hugging Face or an nnsight model")
+
+
+def as_model(model: Any) -> Model:
+    """``model`` itself, or the :class:`Model` of the user's nnsight model: what lets every function take either.
+
+    Making one takes about a millisecond; ``emotrace.load`` once, where that matters.
+
+    Raises:
+        ModelError: neither of the two, or an nnsight model without a tokenizer.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path | torch.nn.Module):
+        raise ModelError(f"load it first: emotrace.load({model if isinstance(model, str) else 'model'!r})")
+    return load(model)
 
 
 def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.device | None, remote: bool) -> Model:
@@ -73,21 +89,46 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
         wanted = torch.float32 if bundled else "auto"
     if wanted != "auto" and not isinstance(wanted, torch.dtype):
         raise ModelError(f"no dtype {dtype!r}: use float32, bfloat16, float16 or float64")
+    # None would make transformers ask on the terminal whether to run the repository's code
+    safe = {"trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **safe)
+        if not remote:
+            refuse_if_too_large(name, config, wanted, device)
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         if remote:
             nn = TransformersModel(source, tokenizer=tokenizer, task="text-generation")
-            return Model(nn, identity=name, remote=True)
-        placement = {"device_map": "auto"} if device == "auto" else {}
-        weights = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, **placement)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+        else:
+            placement = {"device_map": "auto"} if device == "auto" else {}
+            weights = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, **safe, **placement)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and the Hub each raise errors of their own
+        raise ModelError(f"cannot load {name!r}: {_reason(error)}") from error
+    if remote:
+        return Model(nn, identity=name, remote=True)
     if device is not None and device != "auto":
         try:
             weights = weights.to(device)
         except (RuntimeError, AssertionError) as error:  # torch raises both for a device that is not there
             raise ModelError(f"cannot put {name!r} on {device!r}: {str(error).splitlines()[0]}") from error
     return Model(TransformersModel(weights.eval(), tokenizer=tokenizer, task="text-generation"), identity=name)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line; transformers' advice that does not apply here is left out."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            "its repository brings code of its own, which emotrace does not run; load it with transformers "
+            "(trust_remote_code=True) and give that model and tokenizer= to emotrace.load"
+        )
+    if text.startswith("Unrecognized configuration class"):
+        return "it is not a causal language model (AutoModelForCausalLM has none for its config)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
+    # a first line that ends in a colon only announces the next
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
 
 
 def _name_of(module: Any) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,8 @@ import torch
 
 from emotrace.data.prompts import Prompt, render
 from emotrace.errors import CircuitError, ModelError
-from emotrace.models.architectures import Sizes, family_of, sizes_of, submodule
+from emotrace.models.architectures import Sizes, architecture_of, sizes_of, submodule
+from emotrace.models.weights import projection_bias, projection_weight
 
 FINGERPRINT_SLICE = 16
 
@@ -24,7 +26,8 @@ class Fingerprint:
     Attributes:
         sizes: the architecture's sizes.
         tokenizer: hash of vocabulary and chat template.
-        sums: per layer, mean absolute value of a fixed slice of the output and of the down projection.
+        sums: per layer, mean absolute value of a fixed slice of the output projection and of the down projection (0
+            where the family has none).
     """
 
     sizes: dict[str, int]
@@ -55,16 +58,25 @@ class Model:
     """An nnsight model and what emotrace knows of it. Attributes it lacks are the nnsight model's own.
 
     ``model.trace(...)``, ``model.generate(...)`` and ``model.session(...)`` are nnsight's; one lock per model guards
-    them, because an nnsight model is not thread-safe.
+    them, because an nnsight model is not thread-safe. Lists hold one nnsight module a layer.
 
     Attributes:
         nn: the nnsight model, as given.
         tokenizer: its tokenizer.
-        family: the row of the architecture table.
-        sizes: L, H, head width, D, F, vocabulary.
+        architecture: the row of the architecture table.
+        sizes: L, H, key-value heads, head width, D, F, vocabulary.
         identity: the name or path it was loaded from, for manifests.
         remote: passed to nnsight's ``remote=``.
         counters: tokens computed so far, by kind.
+        blocks: the blocks; their output is the residual stream after the MLP.
+        out_proj: their input holds the heads.
+        attn_out: their output is what attention adds to the residual stream.
+        middle: their input is the residual stream after attention; empty in a parallel architecture.
+        mid_norm: the norms that feed the MLP; empty where there is none.
+        down_proj: their input holds the neurons; empty for a mixture of experts.
+        mlp_out: their output is what the MLP adds to the residual stream.
+        final_norm: the norm in front of the unembedding.
+        embeddings: the token embeddings.
     """
 
     def __init__(self, nn: Any, *, identity: str, remote: bool = False) -> None:
@@ -74,17 +86,20 @@ class Model:
         self.remote = remote
         self.lock = threading.RLock()
         self.counters: Counter[str] = Counter()
+        self.compiled: Any = None  # what emotrace.trace.apply did last, for the next step of a loop
         torch_module = nn._module
-        config = torch_module.config.get_text_config()
-        self.family = family_of(config.model_type, [name for name, _ in torch_module.named_modules() if name])
-        self.sizes = sizes_of(torch_module, self.family, config)
-        blocks = submodule(nn, self.family.blocks)
+        self.architecture = row = architecture_of(torch_module, torch_module.config)
+        self.sizes = sizes_of(torch_module, row, torch_module.config.get_text_config())
+        blocks = submodule(nn, row.blocks)
         self.blocks = [blocks[layer] for layer in range(self.sizes.layers)]
-        self.out_proj = [submodule(block, self.family.out_proj) for block in self.blocks]
-        self.down_proj = [submodule(block, self.family.down_proj) for block in self.blocks]
-        self.mid_norm = [submodule(block, self.family.mid_norm) for block in self.blocks]
-        self.final_norm = submodule(nn, self.family.final_norm)
-        self.embeddings = submodule(nn, self.family.embeddings)
+        self.out_proj, self.attn_out = self._in_blocks(row.out_proj), self._in_blocks(row.attn_out)
+        self.middle, self.mid_norm = self._in_blocks(row.middle), self._in_blocks(row.mid_norm)
+        self.down_proj, self.mlp_out = self._in_blocks(row.down_proj), self._in_blocks(row.mlp_out)
+        self.final_norm = submodule(nn, row.final_norm)
+        self.embeddings = submodule(nn, row.embeddings)
+
+    def _in_blocks(self, path: str | None) -> list[Any]:
+        return [] if path is None else [submodule(block, path) for block in self.blocks]
 
     def __getattr__(self, name: str) -> Any:
         if name == "nn":
@@ -92,14 +107,21 @@ class Model:
         return getattr(self.nn, name)
 
     def __repr__(self) -> str:
-        return f"Model({self.identity!r}, {self.family.name}, {self.sizes}, remote={self.remote})"
+        return f"Model({self.identity!r}, {self.architecture.name}, {self.sizes}, remote={self.remote})"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Component sites that the model has: ``heads`` and, but for a mixture of experts, ``neurons``."""
+        return ("heads", "neurons") if self.down_proj else ("heads",)
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter; for a remote model, where token ids are made."""
-        if self.remote:
-            return torch.device("cpu")
-        return next(self.nn._module.parameters()).device
+        """Where token ids go: the embeddings' device; the CPU for a remote model."""
+        return torch.device("cpu") if self.remote else _device(self.embeddings._module)
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer computes; layers of one model may lie on several devices."""
+        return torch.device("cpu") if self.remote else _device(self.out_proj[layer]._module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,35 +147,73 @@ class Model:
         texts = [p if isinstance(p, str) else render(self.tokenizer, p.messages) for p in prompts]
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
-    def out_proj_weight(self) -> torch.Tensor:
-        """W_O of every layer as ``[L, D, H, head_width]``, float64, on the CPU."""
-        shape = (self.sizes.width, self.sizes.heads, self.sizes.head_width)
-        return torch.stack([weight.reshape(shape) for weight in self._weights(self.out_proj)])
+    def write_weight(self, site: str, layer: int, components: Sequence[int] | None = None) -> torch.Tensor:
+        """What components write with: their columns of the projection's weight.
 
-    def down_proj_weight(self) -> torch.Tensor:
-        """W_down of every layer as ``[L, D, F]``, float64, on the CPU."""
-        return torch.stack(self._weights(self.down_proj))
+        Args:
+            site: ``heads`` (columns of W_O) or ``neurons`` (columns of W_down).
+            layer: counted from 0.
+            components: K indices; all of the layer by default.
 
-    def _weights(self, projections: list[Any]) -> list[torch.Tensor]:
-        self._need_weights()
-        return [projection._module.weight.detach().double().cpu() for projection in projections]
+        Returns:
+            float64 ``[D, K, width]`` on the CPU; a component's raw write is this times its activation. ``[D, 0, 1]``
+            for the neurons of a mixture of experts.
 
-    def _need_weights(self) -> None:
-        if next(self.nn._module.parameters()).is_meta:
-            raise ModelError(
-                f"the weights of {self.identity!r} are not on this machine; scores need them: load it locally"
-            )
+        Raises:
+            ModelError: the weights are not on this machine.
+        """
+        count, width = self.sizes.shape(site)
+        projections = {"heads": self.out_proj, "neurons": self.down_proj}[site]
+        if not projections:
+            return torch.zeros(self.sizes.width, 0, width, dtype=torch.float64)
+        columns = None
+        if components is not None:
+            columns = (torch.tensor(components, dtype=torch.int64)[:, None] * width + torch.arange(width)).flatten()
+        weight = self._weight(projections[layer], columns)
+        return weight.reshape(self.sizes.width, count if components is None else len(components), width)
+
+    def write_bias(self, site: str, layer: int) -> torch.Tensor:
+        """The projection's bias, float64 ``[D]`` (zero without one); it belongs to no component."""
+        module = {"heads": self.out_proj, "neurons": self.down_proj}[site][layer]._module
+        bias = projection_bias(module, name=self.identity)
+        return torch.zeros(self.sizes.width, dtype=torch.float64) if bias is None else bias
+
+    def _weight(self, envoy: Any, columns: torch.Tensor | slice | None, rows: slice | None = None) -> torch.Tensor:
+        transposed = self.architecture.transposed
+        return projection_weight(envoy._module, name=self.identity, transposed=transposed, columns=columns, rows=rows)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Sizes, tokenizer hash and slice sums of the projections."""
-        self._need_weights()
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         text = repr(vocabulary) + str(self.tokenizer.chat_template)
-        n = FINGERPRINT_SLICE
-        sums = tuple(
-            tuple(p._module.weight[:n, :n].detach().double().abs().mean().item() for p in pair)
-            for pair in zip(self.out_proj, self.down_proj, strict=True)
+        part = slice(FINGERPRINT_SLICE)
+        out, down = (
+            [self._weight(projection, part, part).abs().mean().item() for projection in projections]
+            for projections in (self.out_proj, self.down_proj)
         )
+        sums = tuple(zip(out, down or [0.0] * len(out), strict=True))
         tokenizer = hashlib.sha256(text.encode()).hexdigest()
         return Fingerprint(asdict(self.sizes), tokenizer, sums)
+
+
+def _device(module: Any) -> torch.device:
+    """Where a module computes, also when accelerate keeps its parameters elsewhere between passes."""
+    device: torch.device = next(module.parameters()).device
+    if device.type != "meta":
+        return device
+    where = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if where is None else where)
+
+
+_wrapped: "weakref.WeakValueDictionary[int, Model]" = weakref.WeakValueDictionary()
+
+
+def wrap(nn: Any, *, identity: str, remote: bool = False) -> Model:
+    """The :class:`Model` of an nnsight model: while one lives, the same one, so that both share its lock."""
+    known = _wrapped.get(id(nn))
+    if known is not None and known.nn is nn and known.remote == remote:
+        return known
+    model = Model(nn, identity=identity, remote=remote)
+    _wrapped[id(nn)] = model
+    return model

@@ -1,26 +1,31 @@
 """The emotion circuit: which components, with which difference vectors, for which model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from emotrace.artifacts import Artifact
-from emotrace.errors import CircuitError
+from emotrace.errors import CircuitError, PlanError
 from emotrace.formulas.budgets import largest_remainder
 from emotrace.formulas.scores import ranking
-from emotrace.models.traced import Fingerprint, Model
+from emotrace.models.architectures import Sizes
+from emotrace.models.load import as_model
+from emotrace.models.traced import Fingerprint
 from emotrace.steps.components import Scores
 from emotrace.steps.directions import Differences
 from emotrace.steps.influence import Influence
-from emotrace.trace.plan import Component, Plan, Tokens, shift
+from emotrace.trace import edits
+from emotrace.trace.edits import Values
+from emotrace.trace.plan import Component, Plan
+from emotrace.trace.tokens import Tokens
 
 ALLOCATIONS = ("influence", "global", "uniform")
 SITES = ("heads", "neurons")
-HEADS_SHARE = 1 / 32
-NEURONS_SHARE = 0.025
+SHARES = {"heads": 1 / 32, "neurons": 0.025}
+"""Default budgets per emotion, as shares of a model's components."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,9 @@ class EmotionCircuit(Artifact):
             totals[layer] += 1
         return totals
 
-    def check(self, model: Model, *, allow_other_weights: bool = False) -> None:
+    def check(self, model: Any, *, allow_other_weights: bool = False) -> None:
         """Raise ``CircuitError`` when the circuit belongs to another model."""
-        self.made_for.check(model.fingerprint, allow_other_weights=allow_other_weights)
+        self.made_for.check(as_model(model).fingerprint, allow_other_weights=allow_other_weights)
 
     @property
     def made_for(self) -> Fingerprint:
@@ -96,8 +101,17 @@ class EmotionCircuit(Artifact):
         return emotion
 
 
+def default_budgets(sizes: Sizes, heads: int | None = None, neurons: int | None = None) -> dict[str, int]:
+    """Budgets per emotion: those given, else ``SHARES`` of the model's components, at least one where it has any."""
+    given = {"heads": heads, "neurons": neurons}
+    return {
+        site: min(sizes.count(site), max(1, int(SHARES[site] * sizes.count(site)))) if budget is None else budget
+        for site, budget in given.items()
+    }
+
+
 def assemble(
-    model: Model,
+    model: Any,
     scores: Scores,
     influence: Influence,
     differences: Differences,
@@ -115,7 +129,8 @@ def assemble(
     """
     if allocation not in ALLOCATIONS:
         raise CircuitError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
-    sizes = model.sizes
+    wrapped = as_model(model)
+    sizes = wrapped.sizes
     if scores.heads.shape[1:] != (sizes.layers, sizes.heads) or scores.neurons.shape[2] != sizes.neurons:
         raise CircuitError(
             f"the scores are of a model with {tuple(scores.heads.shape[1:])} layers and heads, this one has "
@@ -128,7 +143,7 @@ def assemble(
             for sublayer, (site, budget) in enumerate((("heads", heads), ("neurons", neurons)))
         }
     return from_components(
-        model,
+        wrapped,
         differences,
         chosen,
         budgets={"heads": heads, "neurons": neurons},
@@ -138,7 +153,7 @@ def assemble(
 
 
 def from_components(
-    model: Model,
+    model: Any,
     differences: Differences,
     chosen: Mapping[str, Mapping[str, list[Component]]],
     *,
@@ -159,23 +174,53 @@ def from_components(
                 values: torch.Tensor = getattr(differences, place)[site][e]
                 picked = values[pairs[:, 0], pairs[:, 1]]
                 fields[f"{site}_{place}"][emotion] = picked if site == "heads" else picked[:, None]
-    fingerprint = asdict(model.fingerprint)
+    fingerprint = asdict(as_model(model).fingerprint)
     return EmotionCircuit(tuple(chosen), differences.contrast, budgets, allocation, method, fingerprint, **fields)
 
 
+@overload
 def add(
-    circuit: EmotionCircuit,
-    emotion: str,
+    source: EmotionCircuit,
+    what: str,
     *,
     strength: float = 1.0,
     tokens: Tokens = "reply",
     allow_other_weights: bool = False,
+) -> Plan: ...
+@overload
+def add(
+    source: Values,
+    what: str,
+    *,
+    strength: float = 1.0,
+    later: Values | None = None,
+    dims: Sequence[int] | None = None,
+    tokens: Tokens = "reply",
+) -> Plan: ...
+def add(
+    source: EmotionCircuit | Values,
+    what: str,
+    *,
+    strength: float = 1.0,
+    later: Values | None = None,
+    dims: Sequence[int] | None = None,
+    tokens: Tokens = "reply",
+    allow_other_weights: bool = False,
 ) -> Plan:
-    """The plan that adds ``strength`` times the circuit's difference vectors of ``emotion``.
+    """The plan that adds ``strength`` times a circuit's difference vectors of an emotion, or values of your own.
 
-    ``tokens="reply"`` uses the vectors of the last prompt token there and the reply's after it; ``"all"`` and
-    ``"generated"`` use the reply's alone; any other choice the last token's. The plan is refused by any model but the
-    circuit's; ``allow_other_weights`` waives that for models of the same sizes.
+    Of a circuit, ``tokens="reply"`` uses the vectors of the last prompt token there and the reply's after it; ``"all"``
+    and ``"generated"`` use the reply's alone; any other choice the last token's. The plan is refused by any model but
+    the circuit's.
+
+    Args:
+        source: a circuit, or values by component as :func:`emotrace.set` takes them.
+        what: the circuit's emotion, or the site of the values.
+        strength: multiplies what is added; 0 is no edit, bit for bit.
+        later: with values of your own at ``tokens="reply"`` or ``"all"``, other ones for reply tokens fed back.
+        dims: with values of your own, only these coordinates of each component.
+        tokens: where it acts.
+        allow_other_weights: of a circuit: let any model of the same sizes take the plan.
 
     >>> import emotrace as et
     >>> model, circuit = et.load("bundled"), et.EmotionCircuit.load(et.BUNDLED_CIRCUIT)
@@ -183,18 +228,28 @@ def add(
     >>> reply = et.generate(model, event, plan=et.add(circuit, "anger", strength=1.0))
     >>> reply != et.generate(model, event)
     True
+
+    Raises:
+        CircuitError: the circuit has no such emotion.
+        PlanError: values, site and options do not fit together.
     """
-    plan = Plan(made_for=() if allow_other_weights else (circuit.made_for,))
+    if not isinstance(source, EmotionCircuit):
+        if allow_other_weights:
+            raise PlanError("allow_other_weights= is for circuits; values of your own are tied to no model")
+        return edits.add(source, what, strength=strength, later=later, dims=dims, tokens=tokens)
+    if later is not None or dims is not None:
+        raise PlanError("later= and dims= are for values of your own; a circuit brings its own vectors")
+    plan = Plan(made_for=() if allow_other_weights else (source.made_for,))
     for site in SITES:
-        components = circuit.components(site, emotion)
-        first, later = (circuit.vectors(site, place, emotion) for place in ("last", "reply"))
+        components = source.components(site, what)
+        first, after = (source.vectors(site, place, what) for place in ("last", "reply"))
         if tokens in ("all", "generated"):
-            first = later
-        plan = plan + shift(
+            first = after
+        plan = plan + edits.add(
             dict(zip(components, first, strict=True)),
             site,
             strength=strength,
-            later=dict(zip(components, later, strict=True)) if tokens == "reply" else None,
+            later=dict(zip(components, after, strict=True)) if tokens == "reply" else None,
             tokens=tokens,
         )
     return plan

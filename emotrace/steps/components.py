@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.data.concepts import NEUTRAL
 from emotrace.errors import DataError
-from emotrace.formulas.scores import head_alignment, head_scores, neuron_alignment, neuron_scores, ranking
+from emotrace.formulas.scores import alignment, ranking, read_back, written
 from emotrace.ledger import Ledger, MemoryLedger, Record
+from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.steps.directions import Differences, Directions
-from emotrace.trace.capture import Statistics
-from emotrace.trace.suffix import readout_gradients
-from emotrace.trace.variants import zeroing_falls
+from emotrace.trace.attribute import Metric, component_gradients
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.capture import Sample, Statistics
+from emotrace.trace.inputs import check_prompts
+from emotrace.trace.normed import normed_scores
+from emotrace.trace.variants import check_readout, zeroing_falls
 
 METHODS = ("analytic", "attribution", "gradient", "activation_difference", "weight_alignment", "random")
 
@@ -27,7 +33,7 @@ class Scores(Artifact):
         emotions: E names.
         method: one of ``METHODS``.
         heads: float64 ``[E, L, H]``.
-        neurons: float64 ``[E, L, F]``.
+        neurons: float64 ``[E, L, F]``; F is 0 for a mixture of experts.
     """
 
     emotions: tuple[str, ...]
@@ -46,84 +52,225 @@ class Scores(Artifact):
 
 
 def score_components(
-    model: Model,
+    model: Any,
     statistics: Statistics,
     directions: Directions,
     differences: Differences,
     *,
     method: str = "analytic",
+    readout: str = "residual",
+    samples: Sequence[Sample] = (),
     prompts: Sequence[Sequence[int]] = (),
     seed: int = 0,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
 ) -> Scores:
     """Score every head and neuron (README, The method).
 
     Methods: ``analytic`` is the fall of the state's projection when the component is zeroed, in closed form;
     ``attribution`` the same for the difference vector in place of the activation; ``gradient`` is gradient of the
     reference readout on ``prompts`` times the difference vector; ``activation_difference`` its size;
-    ``weight_alignment`` sees weights only; ``random`` is the control. Raises ``DataError`` for an unknown method, or a
-    gradient without prompts.
+    ``weight_alignment`` sees weights only; ``random`` is the control.
+
+    Args:
+        model: an :class:`emotrace.Model` or your nnsight model.
+        statistics: from :func:`emotrace.capture`.
+        directions: what is written.
+        differences: difference vectors.
+        method: one of ``METHODS``.
+        readout: of analytic head scores: ``residual``, or ``normed``, after the norm that feeds the MLP.
+        samples: those that ``statistics`` were captured on; analytic scores need them with ``readout="normed"`` and
+            where a norm follows a sublayer (Gemma 2 and 3, OLMo 2), for a second pass.
+        prompts: where gradients are taken.
+        seed: of random scores.
+        batch_tokens: token budget of a batch.
+        ledger: keeps finished batches.
+
+    Raises:
+        DataError: an unknown method, a gradient without prompts, or a second pass without samples.
+        ModelError: the family has no such readout.
     """
+    wrapped = as_model(model)
     if method not in METHODS:
         raise DataError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
     if method == "analytic":
-        heads, neurons = score_heads(model, statistics, directions), score_neurons(model, statistics, directions)
+        if readout == "residual" and wrapped.architecture.attn_norm:
+            both = _behind_norms(wrapped, statistics, directions, readout, **options)
+            return Scores(directions.emotions, method, both["heads"], both["neurons"])
+        heads = score_heads(wrapped, statistics, directions, readout=readout, **options)
+        neurons = score_neurons(wrapped, statistics, directions, **options)
         return Scores(directions.emotions, method, heads, neurons)
-    out, down = model.out_proj_weight(), model.down_proj_weight()
+    if readout != "residual":
+        raise DataError(f"readout={readout!r} is one of analytic scores")
     attn, mlp = directions.vectors[:, :, 0], directions.vectors[:, :, 1]
+    last = differences.last
     if method == "attribution":
-        heads = head_scores(differences.last["heads"], out, attn)
-        neurons = neuron_scores(differences.last["neurons"], down, mlp)
+        heads = written(last["heads"], partial(wrapped.write_weight, "heads"), attn)
+        neurons = written(last["neurons"], partial(wrapped.write_weight, "neurons"), mlp)
     elif method == "gradient":
         if not prompts:
             raise DataError("method='gradient' needs prompts to take the gradient at")
-        gradients = readout_gradients(model, prompts, directions.reference, "final_norm") / len(prompts)
-        heads = head_scores(differences.last["heads"], out, gradients[:, :, 0])
-        neurons = neuron_scores(differences.last["neurons"], down, gradients[:, :, 1])
+        found = component_gradients(
+            wrapped, prompts, reference=directions.reference, batch_tokens=batch_tokens, ledger=ledger
+        )
+        heads, neurons = (found["heads"] * last["heads"]).sum(-1), found["neurons"] * last["neurons"]
     elif method == "activation_difference":
-        heads, neurons = differences.last["heads"].norm(dim=-1), differences.last["neurons"].abs()
+        heads, neurons = last["heads"].norm(dim=-1), last["neurons"].abs()
     elif method == "weight_alignment":
-        heads, neurons = head_alignment(out, attn), neuron_alignment(down, mlp)
+        heads = read_back(partial(wrapped.write_weight, "heads"), attn)
+        neurons = alignment(partial(wrapped.write_weight, "neurons"), mlp)
     else:
         generator = torch.Generator().manual_seed(seed)
-        shapes = differences.last["heads"].shape[:-1], differences.last["neurons"].shape
+        shapes = last["heads"].shape[:-1], last["neurons"].shape
         heads, neurons = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return Scores(directions.emotions, method, heads, neurons)
 
 
-def score_heads(model: Model, statistics: Statistics, directions: Directions) -> torch.Tensor:
-    """Analytic head scores, float64 ``[E, L, H]``: ``(W_O z) . v``, no forward pass."""
-    rows = [statistics.conditions.index(emotion) for emotion in directions.emotions]
-    return head_scores(statistics.last["heads"][rows], model.out_proj_weight(), directions.vectors[:, :, 0])
+def gradient_scores(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    differences: Differences,
+    metric: Metric,
+    *,
+    tokens: str = "last",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> Scores:
+    """Gradient times difference vector for every head and neuron, for any metric of the logits: one backward pass.
+
+    To first order, how much the metric rises when the component's difference vector is added (Nanda 2023, attribution
+    patching).
+
+    Args:
+        model: an :class:`emotrace.Model` or your nnsight model.
+        prompts: token ids of the prompts to take gradients at (neutral ones, say); scores are means over them.
+        differences: difference vectors of every emotion.
+        metric: from the last token's logits ``[B, V]`` to one number, or one for each row; rows must not depend on each
+            other.
+        tokens: gradients at the ``last`` prompt token, or summed over the ``prompt``.
+        batch_tokens: token budget of a batch.
+        ledger: keeps finished batches.
+
+    >>> import emotrace as et
+    >>> model, data = et.load("bundled"), et.load_sev("sev-mini")
+    >>> study = et.discover(model, data.train[:2])
+    >>> asked = [reply.prompt_ids for reply in study.elicited.spread("neutral", 4)]
+    >>> scores = et.gradient_scores(model, asked, study.differences, lambda logits: logits[:, 7] - logits[:, 8])
+    >>> scores.heads.shape, scores.neurons.shape
+    (torch.Size([6, 8, 16]), torch.Size([6, 8, 384]))
+
+    Raises:
+        DataError: no prompts, or a metric of another shape.
+    """
+    wrapped = as_model(model)
+    ids = check_prompts(wrapped, prompts)
+    found = component_gradients(
+        wrapped, ids, metric=metric, tokens=tokens, batch_tokens=batch_tokens, ledger=ledger, name="gradients_metric"
+    )
+    heads = (found["heads"] * differences.last["heads"]).sum(-1)
+    return Scores(differences.emotions, "gradient", heads, found["neurons"] * differences.last["neurons"])
 
 
-def score_neurons(model: Model, statistics: Statistics, directions: Directions) -> torch.Tensor:
-    """Analytic neuron scores, float64 ``[E, L, F]``: ``a (W_down . v)``, no forward pass."""
+def score_heads(
+    model: Any,
+    statistics: Statistics,
+    directions: Directions,
+    *,
+    readout: str = "residual",
+    samples: Sequence[Sample] = (),
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> torch.Tensor:
+    """Analytic head scores, float64 ``[E, L, H]``: ``(W_O z) . v``, without a pass where no norm comes between.
+
+    Arguments and errors are those of :func:`score_components`.
+    """
+    wrapped = as_model(model)
+    check_readout(wrapped, readout)
+    if wrapped.architecture.attn_norm or readout == "normed":
+        options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
+        return _behind_norms(wrapped, statistics, directions, readout, **options)["heads"]
     rows = [statistics.conditions.index(emotion) for emotion in directions.emotions]
-    return neuron_scores(statistics.last["neurons"][rows], model.down_proj_weight(), directions.vectors[:, :, 1])
+    return written(statistics.last["heads"][rows], partial(wrapped.write_weight, "heads"), directions.vectors[:, :, 0])
+
+
+def score_neurons(
+    model: Any,
+    statistics: Statistics,
+    directions: Directions,
+    *,
+    samples: Sequence[Sample] = (),
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+) -> torch.Tensor:
+    """Analytic neuron scores, float64 ``[E, L, F]``: ``a (W_down . v)``, without a pass where no norm comes between.
+
+    F is 0 for a mixture of experts. Arguments and errors are those of :func:`score_components`.
+    """
+    wrapped = as_model(model)
+    rows = [statistics.conditions.index(emotion) for emotion in directions.emotions]
+    activations = statistics.last["neurons"][rows]
+    if wrapped.architecture.mlp_norm and wrapped.down_proj:
+        options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
+        return _behind_norms(wrapped, statistics, directions, "residual", **options)["neurons"]
+    return written(activations, partial(wrapped.write_weight, "neurons"), directions.vectors[:, :, 1])
+
+
+def _behind_norms(
+    model: Model,
+    statistics: Statistics,
+    directions: Directions,
+    readout: str,
+    *,
+    samples: Sequence[Sample],
+    batch_tokens: int,
+    ledger: Ledger | None,
+) -> dict[str, torch.Tensor]:
+    """Scores that need a second pass over the samples of the emotions."""
+    emotions = {statistics.conditions.index(name): e for e, name in enumerate(directions.emotions)}
+    used = [sample for sample in samples if sample.condition in emotions]
+    if not used:
+        reason = "readout='normed'" if readout == "normed" else f"{model.architecture.name} norms what a sublayer adds"
+        raise DataError(f"{reason}, so scores need a pass over the prompts: give samples=, those of the capture")
+    return normed_scores(
+        model,
+        [sample.prompt for sample in used],
+        [emotions[sample.condition] for sample in used],
+        directions.vectors,
+        readout=readout,
+        batch_tokens=batch_tokens,
+        ledger=ledger,
+    )
 
 
 def causal_scores(
-    model: Model,
+    model: Any,
     prompts: Mapping[str, Sequence[Sequence[int]]],
     directions: Directions,
     site: str,
     components: Mapping[int, Sequence[int]],
     *,
+    readout: str = "residual",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
 ) -> dict[tuple[str, int, int], float]:
     """Scores by really zeroing, averaged over each emotion's prompts: the check on the closed form.
 
     Args:
-        model: any model.
+        model: an :class:`emotrace.Model` or your nnsight model.
         prompts: token ids per emotion.
         directions: what the fall is read along.
         site: ``heads`` or ``neurons``.
         components: indices per layer.
+        readout: ``residual``, or for heads ``normed``: after the norm that feeds the MLP.
+        batch_tokens: token budget of a batch.
         ledger: keeps finished batches (one per emotion and prompt).
 
     Returns:
         score per (emotion, layer, index).
     """
+    wrapped = as_model(model)
     if NEUTRAL in prompts:
         raise DataError("causal scores are taken on emotion prompts")
     sublayer = 0 if site == "heads" else 1
@@ -133,7 +280,9 @@ def causal_scores(
         emotion, ids = batch
         vectors = directions.vectors[directions.emotions.index(emotion), :, sublayer]
         falls = {
-            layer: zeroing_falls(model, ids, site, layer, indices, vectors[layer]).tolist()
+            layer: zeroing_falls(
+                wrapped, ids, site, layer, indices, vectors[layer], readout=readout, batch_tokens=batch_tokens
+            ).tolist()
             for layer, indices in components.items()
         }
         return [

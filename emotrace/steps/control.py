@@ -10,7 +10,9 @@ from emotrace.steps.circuit import EmotionCircuit, add
 from emotrace.steps.directions import Differences, Directions
 from emotrace.steps.evaluate import Attempt, JudgedReply, Task, accuracy, fluency_gap
 from emotrace.steps.random_circuits import Controls
-from emotrace.trace.plan import Plan, Tokens, shift_sublayer
+from emotrace.trace import edits
+from emotrace.trace.plan import Plan
+from emotrace.trace.tokens import Tokens
 
 ARMS = (
     "unsteered",
@@ -66,7 +68,8 @@ def residual_plan(directions: Directions, reply: Directions, emotion: str, setti
         size = setting.strength * directions.sigma[layer, 1]
         first, later = (size * d.vectors[e, layer, 1] for d in (directions, reply))
         at_prompt = later if tokens in ("all", "generated") else first
-        plan = plan + shift_sublayer(layer, "mlp", at_prompt, later=later, tokens=tokens)
+        after = {layer: later} if tokens in ("reply", "all") else None
+        plan = plan + edits.add({layer: at_prompt}, "mlp_out", later=after, tokens=tokens)
     return plan
 
 

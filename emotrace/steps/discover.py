@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from emotrace.data.concepts import NEUTRAL, PAPER_SIX, ConceptSet
 from emotrace.data.sev import Scenario, SevDataset, groups
@@ -9,8 +10,8 @@ from emotrace.errors import DataError
 from emotrace.judges.base import Judge
 from emotrace.judges.bundled import BundledJudge
 from emotrace.ledger import Ledger
-from emotrace.models.traced import Model
-from emotrace.steps.circuit import HEADS_SHARE, NEURONS_SHARE, EmotionCircuit, assemble
+from emotrace.models.load import as_model
+from emotrace.steps.circuit import EmotionCircuit, assemble, default_budgets
 from emotrace.steps.components import Scores, score_components
 from emotrace.steps.directions import Differences, Directions, difference_vectors, emotion_directions
 from emotrace.steps.elicit import Elicitation, elicit
@@ -35,7 +36,7 @@ class Study:
 
 
 def discover(
-    model: Model,
+    model: Any,
     scenarios: Sequence[Scenario],
     *,
     concepts: ConceptSet = PAPER_SIX,
@@ -44,6 +45,7 @@ def discover(
     neurons: int | None = None,
     contrast: str = "neutral",
     method: str = "analytic",
+    readout: str = "residual",
     allocation: str = "influence",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
@@ -51,14 +53,15 @@ def discover(
     """Elicit, capture, find directions, score components, measure influence, assemble the circuit.
 
     Args:
-        model: from :func:`emotrace.load`.
+        model: from :func:`emotrace.load`, or your nnsight model.
         scenarios: training scenarios.
         concepts: the emotions.
         judge: decides which replies count; the bundled judge by default.
         heads: heads per emotion; 1 in 32 of the model's by default.
-        neurons: neurons per emotion; 2.5 % of the model's by default.
+        neurons: neurons per emotion; 2.5 % of the model's by default (none for a mixture of experts).
         contrast: of the difference vectors that the circuit adds, ``neutral`` or ``emotions``.
         method: how components are scored.
+        readout: of analytic head scores, ``residual`` or ``normed``.
         allocation: how budgets are shared among sublayers.
         batch_tokens: token budget of a batch.
         ledger: shows progress and keeps batches; in memory by default.
@@ -74,26 +77,28 @@ def discover(
         DataError: no group was accepted in every emotion.
         CircuitError: a budget does not fit.
     """
-    if not isinstance(model, Model):
-        raise DataError(f"discover takes a model from emotrace.load, not a {type(model).__name__}")
+    wrapped = as_model(model)
     if isinstance(scenarios, SevDataset):
         raise DataError("discover takes the scenarios of one split: data.train")
-    elicited = elicit(
-        model, groups(scenarios), concepts, judge or BundledJudge.load(), batch_tokens=batch_tokens, ledger=ledger
-    )
-    statistics = capture(model, elicited.samples(), elicited.conditions, batch_tokens=batch_tokens, ledger=ledger)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "ledger": ledger}
+    elicited = elicit(wrapped, groups(scenarios), concepts, judge or BundledJudge.load(), **options)
+    samples = elicited.samples()
+    statistics = capture(wrapped, samples, elicited.conditions, **options)
     directions = emotion_directions(statistics)
     differences = difference_vectors(statistics, contrast=contrast)
     sampled = [reply.prompt_ids for reply in elicited.spread(NEUTRAL, INFLUENCE_PROMPTS)]
-    scores = score_components(model, statistics, directions, differences, method=method, prompts=sampled)
-    influence = sublayer_influence(model, sampled, directions, batch_tokens=batch_tokens, ledger=ledger)
-    circuit = assemble(
-        model,
-        scores,
-        influence,
+    scores = score_components(
+        wrapped,
+        statistics,
+        directions,
         differences,
-        heads=max(1, int(HEADS_SHARE * model.sizes.count("heads"))) if heads is None else heads,
-        neurons=max(1, int(NEURONS_SHARE * model.sizes.count("neurons"))) if neurons is None else neurons,
-        allocation=allocation,
+        method=method,
+        readout=readout,
+        samples=samples,
+        prompts=sampled,
+        **options,
     )
+    influence = sublayer_influence(wrapped, sampled, directions, **options)
+    budgets = default_budgets(wrapped.sizes, heads, neurons)
+    circuit = assemble(wrapped, scores, influence, differences, **budgets, allocation=allocation)
     return Study(elicited, statistics, directions, differences, scores, influence, circuit)

@@ -12,7 +12,7 @@ from emotrace.data.sev import Group
 from emotrace.errors import DataError
 from emotrace.judges.base import Judge, Reply
 from emotrace.ledger import Ledger
-from emotrace.models.traced import Model
+from emotrace.models.load import as_model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.capture import Sample
 from emotrace.trace.generate import MAX_NEW_TOKENS, generate_replies
@@ -118,7 +118,7 @@ class Elicitation:
 
 
 def elicit(
-    model: Model,
+    model: Any,
     groups: Sequence[Group],
     concepts: ConceptSet,
     judge: Judge,
@@ -132,6 +132,7 @@ def elicit(
 
     ``structure`` is a judge with ``accepts(reply)``, a second opinion that is recorded and decides nothing.
     """
+    model = as_model(model)
     if not groups or not all(isinstance(group, Group) for group in groups):
         raise DataError("elicit takes one or more groups: emotrace.groups(scenarios) makes them")
     prompts = [(group, prompt(group, c, concepts)) for group in groups for c in (*concepts.labels, NEUTRAL)]

@@ -14,7 +14,7 @@ from emotrace.formulas.statistics import Interval, PairedDifference, paired_diff
 from emotrace.judges.base import ABSTAIN, INCOHERENT, Judge, Reply
 from emotrace.judges.fluency import measure
 from emotrace.ledger import Ledger
-from emotrace.models.traced import Model
+from emotrace.models.load import as_model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.generate import MAX_NEW_TOKENS, generate_replies
 from emotrace.trace.likelihood import reply_nll
@@ -88,7 +88,7 @@ def held_out_tasks(scenarios: Sequence[Scenario], concepts: ConceptSet, count: i
 
 
 def evaluate(
-    model: Model,
+    model: Any,
     arm: str,
     attempts: Sequence[Attempt],
     concepts: ConceptSet,
@@ -100,6 +100,7 @@ def evaluate(
     ledger: Ledger | None = None,
 ) -> list[JudgedReply]:
     """Greedy replies of every attempt, in the order given, judged blind and scored under the unsteered model."""
+    model = as_model(model)
     asked = [prompt(a.task.group, a.task.emotion, concepts) for a in attempts]
     used = [p if a.prompted else prompt(a.task.group, NEUTRAL, concepts) for a, p in zip(attempts, asked, strict=True)]
     asked_ids, used_ids = model.encode(asked), model.encode(used)

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.errors import DataError
-from emotrace.ledger import Ledger, MemoryLedger, Sums
+from emotrace.ledger import Ledger, MemoryLedger, Sums, added
+from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.steps.directions import Directions
+from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
 from emotrace.trace.suffix import READOUTS, compute_prefix, inject, readout_gradients
 
@@ -39,7 +42,7 @@ class Influence(Artifact):
 
 
 def sublayer_influence(
-    model: Model,
+    model: Any,
     prompts: Sequence[Sequence[int]],
     directions: Directions,
     *,
@@ -57,7 +60,7 @@ def sublayer_influence(
     readout="residual" the last MLP's influence is exactly v . v_ref. Gradient: the limit of vanishing alpha.
 
     Args:
-        model: any model.
+        model: an :class:`emotrace.Model` or your nnsight model.
         prompts: token ids of neutral prompts.
         directions: directions and sigma of the same model.
         alphas: strengths.
@@ -69,6 +72,7 @@ def sublayer_influence(
     Raises:
         DataError: no prompts, an unknown readout or method, or an alpha that is not positive.
     """
+    model = as_model(model)
     if not prompts:
         raise DataError("influence needs at least one neutral prompt")
     if readout not in READOUTS or method not in METHODS:
@@ -86,7 +90,8 @@ def sublayer_influence(
             return {"influence": (gradients * directions.vectors).sum(-1)}
         return {"influence": _exact_sums(model, chosen, directions, alphas, readout)}
 
-    sums = (ledger or MemoryLedger()).fold(f"influence_{method}_{readout}", batches, work)
+    adaptive = Adaptive(work, added, "influence", lengths=[len(ids) + extra for ids in prompts])
+    sums = (ledger or MemoryLedger()).fold(f"influence_{method}_{readout}", batches, adaptive)
     used = tuple(alphas) if method == "exact" else ()
     return Influence(directions.emotions, sums["influence"] / len(prompts), readout, method, used, len(prompts))
 

@@ -12,7 +12,7 @@ from emotrace.trace.plan import Component
 
 
 class Controls:
-    """Draws control circuits for one circuit. Weights are read from the model once.
+    """Draws control circuits for one circuit.
 
     Args:
         model: the circuit's model.
@@ -22,7 +22,6 @@ class Controls:
 
     def __init__(self, model: Model, circuit: EmotionCircuit, differences: Differences) -> None:
         self.model, self.circuit, self.differences = model, circuit, differences
-        self.weights = {"heads": model.out_proj_weight(), "neurons": model.down_proj_weight()[..., None]}
 
     def matched(self, seed: int) -> EmotionCircuit:
         """As many random components in every sublayer, drawn outside the emotion's circuit."""
@@ -37,7 +36,7 @@ class Controls:
         for emotion in self.circuit.emotions:
             chosen[emotion] = {}
             for site in SITES:
-                width = self.weights[site].shape[2]
+                width = self.model.sizes.shape(site)[0]
                 order = torch.randperm(self.model.sizes.layers * width, generator=generator)
                 picked = order[: len(self.circuit.components(site, emotion))].tolist()
                 chosen[emotion][site] = sorted((n // width, n % width) for n in picked)
@@ -62,11 +61,13 @@ class Controls:
 
     def summed_writes(self, circuit: EmotionCircuit, site: str, place: str, emotion: str) -> torch.Tensor:
         """What the circuit's components of ``site`` together add in each layer, ``[L, D]``, at strength 1."""
-        weights = self.weights[site]
-        total = torch.zeros(weights.shape[0], weights.shape[1], dtype=torch.float64)
-        pairs = circuit.components(site, emotion)
-        for (layer, index), vector in zip(pairs, circuit.vectors(site, place, emotion), strict=True):
-            total[layer] += weights[layer, :, index] @ vector.double()
+        sizes = self.model.sizes
+        total = torch.zeros(sizes.layers, sizes.width, dtype=torch.float64)
+        pairs, vectors = circuit.components(site, emotion), circuit.vectors(site, place, emotion).double()
+        for layer in sorted({layer for layer, _ in pairs}):
+            held = [n for n, pair in enumerate(pairs) if pair[0] == layer]
+            weights = self.model.write_weight(site, layer, [pairs[n][1] for n in held])
+            total[layer] = torch.einsum("dkw,kw->d", weights, vectors[held])
         return total
 
     def write_fraction(self, circuit: EmotionCircuit, sigma: torch.Tensor) -> float:
@@ -90,7 +91,7 @@ class Controls:
         )
 
     def _matched(self, site: str, emotion: str, generator: torch.Generator) -> list[Component]:
-        width = self.weights[site].shape[2]
+        width = self.model.sizes.shape(site)[0]
         taken = set(self.circuit.components(site, emotion))
         picked: list[Component] = []
         for layer, count in enumerate(self.circuit.counts(site, emotion, self.model.sizes.layers)):

@@ -5,18 +5,18 @@ from typing import Any, overload
 
 from emotrace.data.concepts import PAPER_SIX
 from emotrace.data.prompts import Prompt, render
-from emotrace.models.traced import Model
+from emotrace.models.load import as_model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.generate import MAX_NEW_TOKENS, generate_replies
 from emotrace.trace.plan import Plan
 
 
 @overload
-def generate(model: Model, prompts: str | Prompt, **options: Any) -> str: ...
+def generate(model: Any, prompts: str | Prompt, **options: Any) -> str: ...
 @overload
-def generate(model: Model, prompts: Sequence[str | Prompt], **options: Any) -> list[str]: ...
+def generate(model: Any, prompts: Sequence[str | Prompt], **options: Any) -> list[str]: ...
 def generate(
-    model: Model,
+    model: Any,
     prompts: str | Prompt | Sequence[str | Prompt],
     *,
     plan: Plan | Sequence[Plan] | None = None,
@@ -28,7 +28,7 @@ def generate(
     """Replies to user messages, greedy unless ``sampling`` says otherwise.
 
     Args:
-        model: from :func:`emotrace.load`.
+        model: from :func:`emotrace.load`, or your nnsight model.
         prompts: one user message (gives one reply), or several (gives a list, in order).
         plan: edits to make while replying; one for all, or one for each prompt.
         system: system text put before each message; the neutral prompt's by default, None for none.
@@ -44,6 +44,7 @@ def generate(
     >>> et.generate(model, "My landlord kept the deposit.") == et.generate(model, ["My landlord kept the deposit."])[0]
     True
     """
+    model = as_model(model)
     several = not isinstance(prompts, str | Prompt)
     given: Sequence[str | Prompt] = prompts if several else [prompts]  # type: ignore[list-item,assignment]
     before = [{"role": "system", "content": system}] if system else []

@@ -1,117 +1,147 @@
-"""Compiled edits, applied inside a trace: the user's or ours."""
+"""Compiled edits, applied inside a trace: the user's or ours; and the proof that they were."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from emotrace.errors import PlanError
+from emotrace.errors import EditMissed, PlanError
+from emotrace.models.load import as_model
 from emotrace.models.traced import Model
-from emotrace.trace.plan import Operation, Plan, compile_plan, compile_rows
+from emotrace.trace.compile import Operation, compile_rows
+from emotrace.trace.plan import Plan
+from emotrace.trace.sites import place, value
+from emotrace.trace.tokens import columns, selected
 
 
 def apply(
-    model: Model, plan: Plan | Sequence[Plan], *, step: int = 0, attention_mask: torch.Tensor | None = None
-) -> int:
+    model: Any,
+    plan: Plan | Sequence[Plan],
+    *,
+    step: int = 0,
+    attention_mask: torch.Tensor | None = None,
+    input_ids: torch.Tensor | None = None,
+) -> list[int]:
     """Make the plan's edits; call it inside ``model.trace`` or, with ``step``, inside ``for step in tracer.iter[:n]``.
 
+    In a batch of several invokes it acts on the rows of the invoke that it stands in.
+
     Args:
-        model: the model being traced.
+        model: the model being traced, an :class:`emotrace.Model` or your nnsight model.
         plan: edits, or one plan for each row of the batch; they run in the order of execution, so a read of an
             earlier site must come first.
         step: 0 for the prompt's pass, then the pass number while generating.
-        attention_mask: ``[B, T]`` of a left-padded batch; needed for token indices counted from the left. Without it,
-            indices from the right are taken as they are: no row may be padded as far as that.
+        attention_mask: ``[B, T]`` of the prompt, padded on either side; needed for padding on the right and for token
+            indices counted from the left. Without it, padding is taken to be on the left, and indices from the right
+            must stay clear of it.
+        input_ids: ``[B, T]`` of the prompt; needed for edits at a ``Span``.
 
     Returns:
-        How many sites were touched in this pass (an edit of a site that the tokens do not select counts nothing).
+        Rows touched in this pass, for each operation in order of execution (an operation is all edits of one site,
+        layer and choice of tokens). :func:`check_contact` compares them with what was declared.
 
     Raises:
-        PlanError: the plan does not fit the model, before anything runs.
+        PlanError: the plan does not fit the model or the batch, before anything runs.
         CircuitError: it was made from a circuit of another model.
     """
-    plans = [plan] if isinstance(plan, Plan) else list({id(p): p for p in plan}.values())
-    for distinct in plans:
-        check_fit(model, distinct)
-    compiled = compile_plan(plan, model.sizes) if isinstance(plan, Plan) else compile_rows(plan, model.sizes)
-    return apply_operations(model, compiled, step, attention_mask)
-
-
-def check_fit(model: Model, plan: Plan) -> None:
-    """Raise ``PlanError`` when an edit does not fit the model, ``CircuitError`` when it was made for another."""
-    compile_plan(plan, model.sizes)
-    for fingerprint in plan.made_for:
-        fingerprint.check(model.fingerprint)
+    wrapped = as_model(model)
+    plans = [plan] if isinstance(plan, Plan) else list(plan)
+    if not plans or not all(isinstance(p, Plan) for p in plans):
+        raise PlanError(f"apply takes a Plan, or one for each row, not {plan!r}")
+    operations = _compiled(wrapped, plans, attention_mask, input_ids)
+    rows = None if isinstance(plan, Plan) else len(plans)
+    return apply_operations(wrapped, operations, step, attention_mask, rows=rows)
 
 
 def apply_operations(
-    model: Model, operations: Sequence[Operation], step: int, attention_mask: torch.Tensor | None = None
-) -> int:
-    """Compiled operations, made in this pass; returns how many touched their site."""
-    touched = 0
-    for operation in operations:
-        where = _columns(operation, step, attention_mask)
-        if where is None:
+    model: Model,
+    operations: Sequence[Operation],
+    step: int,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    rows: int | None = None,
+) -> list[int]:
+    """Compiled operations, made in this pass, on a batch of ``rows`` (None for any size); rows touched by each."""
+    active = [selected(operation.tokens, step) for operation in operations]
+    if step == 0 and attention_mask is not None:  # what does not fit raises before the model computes anything
+        for operation in operations:
+            _where(operation, step, attention_mask.shape[:2], attention_mask, rows)
+    touched = []
+    for operation, acts in zip(operations, active, strict=True):
+        if not acts:
+            touched.append(0)
             continue
-        add = operation.add if step == 0 else operation.add_later
-        values = _site(model, operation)
-        stacked = [v for v in (operation.scale, add) if v is not None and v.ndim == 3]
-        if stacked and stacked[0].shape[0] != values.shape[0]:
-            raise PlanError(f"{stacked[0].shape[0]} plans for a batch of {values.shape[0]} rows: give one for each")
-        if operation.scale is not None:
-            values[where] = values[where] * operation.scale.to(values)
-        if add is not None:
-            values[where] = values[where] + add.to(values)
-        touched += 1
+        values = value(place(model, operation.site, operation.layer))
+        where, holding = _where(operation, step, values.shape[:2], attention_mask, rows)
+        values[where] = _edited(values[where], operation, step)
+        touched.append(holding)
     return touched
 
 
-def expected_touches(operations: Sequence[Operation], steps: int) -> int:
-    """How many (site, step) pairs ``steps`` passes must touch."""
-    first = sum(operation.tokens != "generated" for operation in operations)
-    later = sum(operation.tokens in ("generated", "reply", "all") for operation in operations)
-    return first + later * max(steps - 1, 0) if steps else 0
+def check_contact(
+    operations: Sequence[Operation], touched: Sequence[Sequence[int]], passes: Sequence[int]
+) -> list[int]:
+    """Compare what was touched with what was declared, up to each row's end of text.
+
+    Args:
+        operations: what was applied.
+        touched: what ``apply`` returned in each pass.
+        passes: per row, how many passes made its tokens: as many as it has new tokens, its end of text included.
+
+    Returns:
+        Hits per row: (operation, step) pairs, all that were declared.
+
+    Raises:
+        EditMissed: a declared (row, step) pair was not touched; names the edit, the row and the steps.
+    """
+    hits = [0] * len(passes)
+    for number, operation in enumerate(operations):
+        for row in range(len(passes)) if operation.rows is None else operation.rows:
+            declared = [step for step in range(passes[row]) if selected(operation.tokens, step)]
+            missed = [step for step in declared if step >= len(touched) or not touched[step][number]]
+            if missed:
+                raise EditMissed(
+                    f"{operation} touched {len(declared) - len(missed)} of {len(declared)} passes of row {row}, not "
+                    f"{missed}; the result is not that of this plan"
+                )
+            hits[row] += len(declared)
+    return hits
 
 
-def _columns(operation: Operation, step: int, attention_mask: torch.Tensor | None) -> Any:
-    """Index into ``[B, T, W]`` of the tokens to edit in this pass, or None."""
-    tokens = operation.tokens
-    if step > 0:
-        return (slice(None), slice(-1, None)) if tokens in ("generated", "reply", "all") else None
-    if tokens == "generated":
-        return None
-    if tokens in ("last", "reply"):
-        return (slice(None), slice(-1, None))
-    if tokens in ("prompt", "all"):
-        return (slice(None), slice(None))
-    return _indexed(operation, attention_mask)
+def _where(
+    operation: Operation, step: int, shape: Sequence[int], mask: torch.Tensor | None, rows: int | None
+) -> tuple[Any, int]:
+    """Index of the tokens that an operation acts on in this pass, and how many rows hold it."""
+    batch, width = shape
+    made_for = rows or operation.values_per_row
+    if made_for not in (None, batch):
+        raise PlanError(f"{operation}: made for {made_for} rows, the batch has {batch}: give a plan for each row")
+    holding = range(batch) if operation.rows is None else operation.rows
+    return columns(operation.tokens, step, (batch, width), mask if step == 0 else None, holding), len(holding)
 
 
-def _indexed(operation: Operation, attention_mask: torch.Tensor | None) -> Any:
-    indices = torch.tensor([int(i) for i in operation.tokens])
-    if bool((indices < 0).all()) and attention_mask is None:
-        return (slice(None), indices)
-    if attention_mask is None:
-        raise PlanError("token indices counted from the left need attention_mask=, to skip the padding")
-    lengths = attention_mask.sum(-1).cpu()
-    width = attention_mask.shape[1]
-    from_right = torch.where(indices < 0, indices, indices - lengths[:, None])
-    outside = ((from_right >= 0) | (from_right < -lengths[:, None])).any(-1)
-    held = torch.ones_like(outside) if operation.rows is None else torch.zeros_like(outside)
-    held[list(operation.rows or ())] = True
-    if bool((outside & held).any()):
-        short = int(lengths[outside & held].min())
-        raise PlanError(f"token indices {operation.tokens} lie outside a prompt of {short} tokens")
-    from_right[outside] = -1  # rows whose plan has no such edit: scale 1 and add 0 there
-    return (torch.arange(len(lengths))[:, None], width + from_right)
+def _edited(values: torch.Tensor, operation: Operation, step: int) -> torch.Tensor:
+    add = operation.add_later if step else operation.add
+    if operation.blank is not None:
+        values = values.masked_fill(operation.blank.to(values.device), 0)
+    if operation.scale is not None:
+        values = values * operation.scale.to(values)
+    return values if add is None else values + add.to(values)
 
 
-def _site(model: Model, operation: Operation) -> Any:
-    layer = operation.layer
-    if operation.site == "heads":
-        return model.out_proj[layer].input
-    if operation.site == "attn_out":
-        return model.out_proj[layer].output
-    if operation.site == "neurons":
-        return model.down_proj[layer].input
-    return model.down_proj[layer].output
+def _compiled(
+    model: Model, plans: list[Plan], mask: torch.Tensor | None, input_ids: torch.Tensor | None
+) -> list[Operation]:
+    """Operations of this batch; the last ones are kept, since a loop over steps asks for the same each time."""
+    if any(p.spans for p in plans):
+        if input_ids is None:
+            raise PlanError("an edit at a Span needs input_ids=, the prompt's token ids, to find its tokens")
+        kept = torch.ones_like(input_ids) if mask is None else mask
+        prompts = [ids[row.bool().cpu()].tolist() for ids, row in zip(input_ids.cpu(), kept, strict=True)]
+        plans = plans * len(prompts) if len(plans) == 1 else plans
+        plans = [p.located(model, ids) for p, ids in zip(plans, prompts, strict=True)]
+        return compile_rows(plans, model)
+    held = model.compiled
+    if held is None or len(held[0]) != len(plans) or any(a is not b for a, b in zip(held[0], plans, strict=True)):
+        model.compiled = held = (plans, compile_rows(plans, model))
+    return held[1]

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nnsight
 import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.errors import DataError
-from emotrace.ledger import Ledger, MemoryLedger, Sums
+from emotrace.ledger import Ledger, MemoryLedger, Sums, added
+from emotrace.models.load import as_model
 from emotrace.models.traced import Model
+from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.trace.sites import reading
 
 PLACES = ("last", "reply")
 SITES = ("heads", "resid_attn", "neurons", "resid_mlp")
@@ -41,6 +45,7 @@ class Statistics(Artifact):
         reply_count: int64 ``[C]`` samples that have a reply.
         last: means at the last prompt token: ``heads [C, L, H, d]``, ``neurons [C, L, F]``, ``resid_attn`` and
             ``resid_mlp [C, L, D]``, ``rms [C, L, 2]`` (mean of the root mean square of both residual sites), float64.
+            F is 0 for a mixture of experts.
         reply: the same, each reply averaged over its tokens first.
     """
 
@@ -56,7 +61,7 @@ class Statistics(Artifact):
 
 
 def capture(
-    model: Model,
+    model: Any,
     samples: Sequence[Sample],
     conditions: Sequence[str],
     *,
@@ -78,20 +83,24 @@ def capture(
     Raises:
         DataError: no samples, a condition without any, or a sample of a condition that is not named.
     """
+    wrapped = as_model(model)
     if not samples:
         raise DataError("nothing to capture: no samples were given")
+    if not all(s.prompt for s in samples):
+        raise DataError("a sample has an empty prompt")
     beyond = max(s.condition for s in samples)
     if beyond >= len(conditions) or min(s.condition for s in samples) < 0:
         raise DataError(f"a sample has condition {beyond}, but only {len(conditions)} conditions were named")
     missing = [name for i, name in enumerate(conditions) if all(s.condition != i for s in samples)]
     if missing:
         raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")
-    batches = plan_batches([len(s.prompt) + len(s.reply) for s in samples], batch_tokens)
+    lengths = [len(s.prompt) + len(s.reply) for s in samples]
+    batches = plan_batches(lengths, batch_tokens)
 
     def work(rows: tuple[int, ...]) -> Sums:
-        return _batch_sums(model, [samples[row] for row in rows], len(conditions))
+        return _batch_sums(wrapped, [samples[row] for row in rows], len(conditions))
 
-    sums = (ledger or MemoryLedger()).fold("capture", batches, work)
+    sums = (ledger or MemoryLedger()).fold("capture", batches, Adaptive(work, added, "capture", lengths=lengths))
     count, replies = (
         torch.bincount(torch.tensor([s.condition for s in kept], dtype=torch.int64), minlength=len(conditions))
         for kept in (samples, [s for s in samples if s.reply])
@@ -99,7 +108,7 @@ def capture(
     means: dict[str, dict[str, torch.Tensor]] = {}
     for place, divisor in zip(PLACES, (count, replies), strict=True):
         means[place] = {
-            site: _split_heads(model, site, sums[f"{place}/{site}"])
+            site: _split_heads(wrapped, site, sums[f"{place}/{site}"])
             / divisor.clamp(min=1).view(-1, *[1] * (sums[f"{place}/{site}"].ndim - 1 + (site == "heads")))
             for site in (*SITES, "rms")
         }
@@ -115,24 +124,21 @@ def _batch_sums(model: Model, samples: Sequence[Sample], conditions: int) -> Sum
     rows, columns, weights = _selection(samples, batch.ids.shape[1], conditions)
     device = model.device
     ids, mask = batch.ids.to(device), batch.mask.to(device)
-    rows, columns, weights = rows.to(device), columns.to(device), weights.to(device)
-    sites = [
-        (model.out_proj[i], model.mid_norm[i], model.down_proj[i], model.blocks[i]) for i in range(len(model.blocks))
-    ]
+    at, weights = (rows.to(device), columns.to(device)), weights.to(device)
+    readings = [reading(model, layer, SITES) for layer in range(model.sizes.layers)]
     with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
         with torch.no_grad():
             out = nnsight.save([])
-            for out_proj, mid_norm, down_proj, block in sites:
-                heads = out_proj.input[rows, columns].double()
-                middle = mid_norm.input[rows, columns].double()
-                neurons = down_proj.input[rows, columns].double()
-                end = block.output[rows, columns].double()
-                rms = torch.stack([middle.square().mean(-1).sqrt(), end.square().mean(-1).sqrt()], -1)
-                out.append([weights @ values for values in (heads, middle, neurons, end, rms)])
+            for read in readings:
+                values = {site: found.double() for site, found in read.values(at).items()}
+                both = (values["resid_attn"], values["resid_mlp"])
+                values["rms"] = torch.stack([stream.square().mean(-1).sqrt() for stream in both], -1)
+                out.append({site: weights.to(found.device) @ found for site, found in values.items()})
     model.counters["capture_tokens"] += int(batch.mask.sum())
+    absent = torch.zeros(len(weights), 0, dtype=torch.float64)
     stacked = {
-        site: torch.stack([layer[i] for layer in out], 1).cpu().unflatten(0, (2, conditions))
-        for i, site in enumerate((*SITES, "rms"))
+        site: torch.stack([layer.get(site, absent).cpu() for layer in out], 1).unflatten(0, (2, conditions))
+        for site in (*SITES, "rms")
     }
     return {f"{place}/{site}": sums[i] for i, place in enumerate(PLACES) for site, sums in stacked.items()}
 
@@ -176,14 +182,18 @@ def last_token_states(
     def work(rows: tuple[int, ...]) -> list[dict[str, object]]:
         batch = pad_left([prompts[row] for row in rows], model.pad_token)
         ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-        sites = [(model.mid_norm[layer], model.blocks[layer]) for layer in sorted(set(layers))]
+        at = (
+            torch.arange(len(rows), device=model.device),
+            torch.full((len(rows),), ids.shape[1] - 1, device=model.device),
+        )
+        readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in sorted(set(layers))]
         with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
             with torch.no_grad():
                 out = nnsight.save([])
-                for mid_norm, block in sites:
-                    out.append([mid_norm.input[:, -1].float().clone(), block.output[:, -1].float().clone()])
+                for read in readings:
+                    out.append([state.float() for state in read.values(at).values()])
         model.counters["capture_tokens"] += int(batch.mask.sum())
-        states = torch.stack([torch.stack(pair, 1) for pair in out], 1).cpu()
+        states = torch.stack([torch.stack(pair, 1).cpu() for pair in out], 1)
         return [{"row": row, "states": state.tolist()} for row, state in zip(rows, states, strict=True)]
 
     records = sorted((ledger or MemoryLedger()).map("states", batches, work), key=lambda record: record["row"])

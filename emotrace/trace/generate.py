@@ -1,19 +1,24 @@
 """Greedy and sampled replies, steered by a plan, in left-padded batches."""
 
+import operator
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nnsight
 import torch
 
-from emotrace.errors import DataError, EditMissed, PlanError
+from emotrace.errors import PlanError
 from emotrace.ledger import Ledger, MemoryLedger
+from emotrace.models.load import as_model
 from emotrace.models.traced import Model
-from emotrace.trace.apply import apply_operations, check_fit, expected_touches
+from emotrace.trace.adapting import Adaptive
+from emotrace.trace.apply import apply_operations, check_contact
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
-from emotrace.trace.plan import Operation, Plan, compile_rows
+from emotrace.trace.compile import Operation, compile_rows
+from emotrace.trace.inputs import check_plans, check_prompts
+from emotrace.trace.plan import Plan
 
 MAX_NEW_TOKENS = 64
 PLAIN = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None}
@@ -23,15 +28,24 @@ SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
 
 @dataclass(frozen=True)
 class GeneratedReply:
-    """One reply: its token ids without the end of turn, its text, and whether the model ended it itself."""
+    """One reply.
+
+    Attributes:
+        ids: token ids without the end of turn.
+        text: decoded.
+        stopped: the model ended it itself.
+        edited: proof of contact: (operation, step) pairs in which the row was edited, up to its end of text; all that
+            its plan declared. It says how the reply came about, so it takes no part in comparisons.
+    """
 
     ids: tuple[int, ...]
     text: str
     stopped: bool
+    edited: int = field(default=0, compare=False)
 
 
 def generate_replies(
-    model: Model,
+    model: Any,
     prompts: Sequence[Sequence[int]],
     plan: Plan | Sequence[Plan] | None = None,
     *,
@@ -44,7 +58,7 @@ def generate_replies(
     """Replies to prompts given as token ids, in the order given.
 
     Args:
-        model: any model.
+        model: an :class:`emotrace.Model` or your nnsight model.
         prompts: token ids, generation prompt included; lengths may differ.
         plan: edits made at every pass that their ``tokens`` select, one plan for all prompts or one for each, so that
             many variants share a batch; None generates unsteered.
@@ -55,43 +69,52 @@ def generate_replies(
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
 
     Raises:
-        DataError: a prompt fills the model's context.
+        DataError: a prompt is empty, holds ids that the model lacks, or fills its context.
         CircuitError: a plan was made from a circuit of another model.
-        PlanError: a plan does not fit, plans and prompts differ in number, or an unknown sampling option.
-        EditMissed: an edit touched fewer passes than it should have.
+        PlanError: a plan does not fit the model or a prompt, plans and prompts differ in number, or a sampling option
+            is unknown or out of range.
+        EditMissed: an edit touched fewer (row, step) pairs than it declared.
     """
+    wrapped = as_model(model)
+    _check_sampling(sampling)
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise PlanError(f"max_new_tokens={max_new_tokens}: a reply has at least one token")
+    asked = check_prompts(wrapped, prompts, room=1)
+    plans = check_plans(wrapped, plan, asked)
+    if not asked:
+        return []
+    lengths = [len(ids) + max_new_tokens for ids in asked]
+
+    def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
+        batch = pad_left([asked[row] for row in rows], wrapped.pad_token, rows)
+        single = all(plans[row] is plans[rows[0]] for row in rows)
+        operations = compile_rows([plans[rows[0]].for_rows(rows)] if single else [plans[row] for row in rows], wrapped)
+        return _generate_batch(wrapped, batch, operations, max_new_tokens, sampling)
+
+    batches = plan_batches(lengths, batch_tokens)
+    records = (ledger or MemoryLedger()).map(name, batches, Adaptive(work, operator.add, name, lengths=lengths))
+    replies: dict[int, GeneratedReply] = {}
+    texts = wrapped.tokenizer.batch_decode([record["ids"] for record in records], skip_special_tokens=True)
+    for record, text in zip(records, texts, strict=True):
+        reply = GeneratedReply(tuple(record["ids"]), text.strip(), record["stopped"], record["edited"])
+        replies[record["row"]] = reply
+    return [replies[row] for row in range(len(asked))]
+
+
+def _check_sampling(sampling: dict[str, Any]) -> None:
     unknown = sorted(set(sampling) - SAMPLING)
     if unknown:
         raise PlanError(f"unknown option {unknown[0]!r}: sampling takes {', '.join(sorted(SAMPLING))}")
-    if plan is not None and not isinstance(plan, Plan) and not all(isinstance(p, Plan) for p in plan):
-        raise PlanError(f"plan is a {type(plan).__name__}; make one with emotrace.add, zero, scale, shift or replace")
-    plans = [plan or Plan()] * len(prompts) if plan is None or isinstance(plan, Plan) else list(plan)
-    if len(plans) != len(prompts):
-        raise PlanError(f"{len(plans)} plans for {len(prompts)} prompts: give one plan, or one for each prompt")
-    for distinct in {id(p): p for p in plans}.values():
-        check_fit(model, distinct)
-    if not prompts:
-        return []
-    if max_new_tokens < 1:
-        raise PlanError(f"max_new_tokens={max_new_tokens}: a reply has at least one token")
-    room = getattr(model.nn._module.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(ids) for ids in prompts)
-    if room is not None and longest >= room:
-        raise DataError(f"a prompt of {longest} tokens leaves no room for a reply: {model.identity!r} reads {room}")
-    lengths = [len(ids) + max_new_tokens for ids in prompts]
-
-    def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
-        batch = pad_left([prompts[row] for row in rows], model.pad_token, rows)
-        compiled = compile_rows([plans[row] for row in rows], model.sizes)
-        operations = [operation.placed(model.device, model.dtype) for operation in compiled]
-        return _generate_batch(model, batch, operations, max_new_tokens, sampling)
-
-    records = (ledger or MemoryLedger()).map(name, plan_batches(lengths, batch_tokens), work)
-    replies: dict[int, GeneratedReply] = {}
-    texts = model.tokenizer.batch_decode([record["ids"] for record in records], skip_special_tokens=True)
-    for record, text in zip(records, texts, strict=True):
-        replies[record["row"]] = GeneratedReply(tuple(record["ids"]), text.strip(), record["stopped"])
-    return [replies[row] for row in range(len(prompts))]
+    ranges = {
+        "temperature": (lambda t: isinstance(t, int | float) and t > 0, "a number above 0"),
+        "top_k": (lambda k: type(k) is int and k >= 1, "a whole number from 1"),
+        "top_p": (lambda p: isinstance(p, int | float) and 0 < p <= 1, "a number in (0, 1]"),
+        "do_sample": (lambda d: isinstance(d, bool), "True or False"),
+    }
+    for name, value in sampling.items():
+        fits, wanted = ranges[name]
+        if not fits(value):
+            raise PlanError(f"{name}={value!r}: give {wanted}")
 
 
 def _generate_batch(
@@ -99,30 +122,26 @@ def _generate_batch(
 ) -> list[dict[str, Any]]:
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
     options = {**PLAIN, "do_sample": bool(sampling), "pad_token_id": model.pad_token, **sampling}
-    touches: list[int] = []
+    padding = batch.mask  # on the CPU, where columns are worked out
     with warnings.catch_warnings(), model.lock:
         # nnsight warns when text ends before the loop does, which is what replies do
         warnings.filterwarnings("ignore", message=".*was never reached.*", category=UserWarning)
         with model.generate(max_new_tokens=max_new_tokens, remote=model.remote, **options) as tracer:
             with tracer.invoke(ids, attention_mask=mask):
                 with torch.no_grad():
-                    touches = nnsight.save([])
+                    touched = nnsight.save([])
                     if operations:
                         for step in tracer.iter[:max_new_tokens]:
-                            touches.append(apply_operations(model, operations, step, mask))
+                            touched.append(apply_operations(model, operations, step, padding))
             with tracer.invoke():
                 result = tracer.result.save()
-    new = result[:, batch.ids.shape[1] :].cpu()
-    missed = expected_touches(operations, new.shape[1]) - sum(touches)
-    if missed > 0:
-        raise EditMissed(
-            f"{missed} of {expected_touches(operations, new.shape[1])} (site, step) pairs were not edited in "
-            f"{new.shape[1]} generated steps; the replies are not those of this plan"
-        )
-    model.counters["generated_tokens"] += new.numel()
+    new = result[:, batch.ids.shape[1] :].tolist()
     ends = set(model.end_of_text)
-    records = []
-    for row, tokens in zip(batch.rows, new.tolist(), strict=True):
-        length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-        records.append({"row": row, "ids": tokens[:length], "stopped": length < len(tokens)})
-    return records
+    lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in new]
+    passes = [length + (length < len(row)) for length, row in zip(lengths, new, strict=True)]
+    hits = check_contact(operations, list(touched), passes)
+    model.counters["generated_tokens"] += sum(len(row) for row in new)
+    return [
+        {"row": row, "ids": tokens[:length], "stopped": length < len(tokens), "edited": edited}
+        for row, tokens, length, edited in zip(batch.rows, new, lengths, hits, strict=True)
+    ]

@@ -1,5 +1,6 @@
 """How likely a reply is under the unsteered model, teacher-forced."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from emotrace.ledger import Ledger, MemoryLedger
 from emotrace.models.traced import Model
+from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
 
 
@@ -21,7 +23,8 @@ def reply_nll(
 ) -> list[float | None]:
     """Mean negative log-likelihood of each reply given its prompt, in nats per token; None for an empty reply."""
     filled = [row for row, reply in enumerate(replies) if reply]
-    batches = plan_batches([len(prompts[row]) + len(replies[row]) for row in filled], batch_tokens)
+    lengths = [len(prompts[row]) + len(replies[row]) for row in filled]
+    batches = plan_batches(lengths, batch_tokens)
 
     def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
         chosen = [filled[row] for row in rows]
@@ -43,6 +46,7 @@ def reply_nll(
         return [{"row": row, "nll": value} for row, value in zip(chosen, nll.cpu().tolist(), strict=True)]
 
     values: list[float | None] = [None] * len(replies)
-    for record in (ledger or MemoryLedger()).map(name, batches, work):
+    adaptive = Adaptive(work, operator.add, name, lengths=lengths)
+    for record in (ledger or MemoryLedger()).map(name, batches, adaptive):
         values[record["row"]] = record["nll"]
     return values

@@ -1,85 +1,133 @@
-"""Edits as plain data: what to change, where, at which tokens; and how they compile to one operation per site.
-
-Every edit is affine, ``x * scale + add`` on a part of a site, so any sequence of edits at one place and one choice of
-tokens folds into a single multiply and add per step, however many components it names.
-"""
+"""Edits as plain data: what to change, where, at which tokens."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import replace as replace_fields
-from typing import Self
+from dataclasses import asdict, dataclass
+from dataclasses import replace as with_fields
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
-from emotrace.errors import PlanError
-from emotrace.models.architectures import Sizes
-from emotrace.models.traced import Fingerprint
+from emotrace.artifacts import Artifact
+from emotrace.errors import ArtifactError, PlanError
+from emotrace.models.traced import Fingerprint, Model
+from emotrace.trace.sites import COMPONENT_SITES, SITES
+from emotrace.trace.tokens import Span, Tokens, check_tokens, locate
 
-SITE_ORDER = ("heads", "attn_out", "neurons", "mlp_out")
-TOKENS = ("last", "prompt", "generated", "reply", "all")
-Tokens = str | tuple[int, ...]
 Component = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One affine edit of some components of one layer.
+    """One affine edit, ``x * scale + add``, of some components of one layer.
 
     Attributes:
-        site: ``heads`` or ``neurons`` (inputs of the projections), ``attn_out`` or ``mlp_out`` (what the sublayer adds
-            to the residual stream).
+        site: one of ``emotrace.trace.sites.SITES``.
         layer: counted from 0.
-        index: components of the layer; empty for the whole ``attn_out`` or ``mlp_out``.
-        scale: multiplies the value that is there (1 keeps it, 0 removes it).
-        add: added after scaling, ``[len(index), width]`` (``[D]`` at ``*_out``), or None.
+        index: components of the layer, K of them; empty at sites that have none (all but ``heads`` and ``neurons``).
+        dims: coordinates within each component, or None for all of them.
+        scale: multiplies the value that is there (1 keeps it; 0 removes it, whatever it was).
+        add: added after scaling, or None. ``[K, W]`` for every row and token, ``[P, K, W]`` for each of P tokens, or
+            ``[B, P, K, W]`` and ``[B, 1, K, W]`` for each row of the batch; W is the component's width, or how many
+            ``dims`` there are; K is 1 at sites without components.
         add_later: for ``tokens="reply"`` and ``"all"``, what is added at reply tokens fed back; None means ``add``.
-        tokens: ``last``, ``prompt``, ``generated``, ``reply``, ``all``, or indices into the prompt (from either end).
+        tokens: ``last``, ``prompt``, ``generated``, ``reply``, ``all``, indices into the prompt, or a ``Span`` of it.
     """
 
     site: str
     layer: int
     index: tuple[int, ...] = ()
+    dims: tuple[int, ...] | None = None
     scale: float = 1.0
     add: torch.Tensor | None = None
     add_later: torch.Tensor | None = None
     tokens: Tokens = "all"
 
-    def validated(self, sizes: Sizes) -> Self:
-        """The edit itself; raises ``PlanError`` naming layer, index or shape and what would fit."""
-        if self.site not in SITE_ORDER:
-            raise PlanError(f"unknown site {self.site!r}: choose one of {', '.join(SITE_ORDER)}")
-        name = f"edit of {self.site} in layer {self.layer}"
-        if not 0 <= self.layer < sizes.layers:
-            raise PlanError(f"{name}: the model has layers 0 to {sizes.layers - 1}")
-        indices = isinstance(self.tokens, tuple) and self.tokens and all(isinstance(i, int) for i in self.tokens)
-        if not math.isfinite(self.scale):
-            raise PlanError(f"{name}: scale is {self.scale}")
-        if not indices and self.tokens not in TOKENS:
-            raise PlanError(f"{name}: unknown tokens={self.tokens!r}; choose {', '.join(TOKENS)} or a tuple of indices")
-        if self.site in ("heads", "neurons"):
-            count = sizes.heads if self.site == "heads" else sizes.neurons
-            wrong = [i for i in self.index if not 0 <= i < count]
+    def validated(self, model: Model) -> Self:
+        """The edit itself; raises ``PlanError`` naming layer, index, shape or dtype and what would fit."""
+        if self.site not in SITES:
+            raise PlanError(f"unknown site {self.site!r}: choose one of {', '.join(SITES)}")
+        name, row = f"edit of {self.site} in layer {self.layer}", model.architecture
+        if self.site == "neurons" and not model.down_proj:
+            raise PlanError(
+                f"{name}: {row.name} is a mixture of experts, fused in one module, and has no neurons as a site; what "
+                "works: heads, attn_out, resid_attn, mlp_out (the whole MLP's output), resid_mlp"
+            )
+        if type(self.layer) is not int or not 0 <= self.layer < model.sizes.layers:
+            raise PlanError(f"{name}: the model has layers 0 to {model.sizes.layers - 1}")
+        if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise PlanError(f"{name}: scale is {self.scale}, not a finite number")
+        try:
+            check_tokens(self.tokens)
+        except PlanError as error:
+            raise PlanError(f"{name}: {error}") from None
+        if self.site == "resid_attn" and row.parallel and self.scale != 1:
+            raise PlanError(
+                f"{name}: {row.name} runs attention and MLP in parallel, so no residual stream lies between them; it "
+                "can only be added to. What works: add there, or zero, scale and set at attn_out"
+            )
+        self._check_components(name, model)
+        for value in (self.add, self.add_later):
+            self._check_value(name, value, model)
+        if self.add_later is not None and self.tokens not in ("reply", "all"):
+            raise PlanError(f"{name}: values for reply tokens need tokens='reply' or 'all', not {self.tokens!r}")
+        return self
+
+    def _check_components(self, name: str, model: Model) -> None:
+        count, width = model.sizes.shape(self.site)
+        if self.site in COMPONENT_SITES:
+            wrong = [i for i in self.index if type(i) is not int or not 0 <= i < count]
             if wrong or not self.index:
                 raise PlanError(f"{name}: components go from 0 to {count - 1}, got {wrong or 'none'}")
             if len(set(self.index)) < len(self.index):
                 raise PlanError(f"{name}: a component is named twice in {self.index}")
-            fits = (len(self.index), sizes.head_width if self.site == "heads" else 1)
-        else:
-            if self.index:
-                raise PlanError(f"{name}: {self.site} is edited as a whole; leave index out")
-            fits = (1, sizes.width)
-        for value in (self.add, self.add_later):
-            if value is not None and tuple(value.shape) != fits:
-                raise PlanError(f"{name}: values of shape {tuple(value.shape)} do not fit; this takes {fits}")
-            if value is not None and not torch.isfinite(value).all():
-                raise PlanError(f"{name}: values are not finite")
-        return self
+        elif self.index:
+            raise PlanError(f"{name}: {self.site} has no components; leave index out")
+        if self.dims is None:
+            return
+        if self.site == "neurons":
+            raise PlanError(f"{name}: a neuron is one number; leave dims out")
+        if not self.dims or any(type(d) is not int or not 0 <= d < width for d in self.dims):
+            raise PlanError(f"{name}: dims go from 0 to {width - 1}, got {self.dims}")
+        if len(set(self.dims)) < len(self.dims):
+            raise PlanError(f"{name}: a coordinate is named twice in dims={self.dims}")
+
+    def _check_value(self, name: str, value: Any, model: Model) -> None:
+        if value is None:
+            return
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+            raise PlanError(f"{name}: values are {kind}; give a tensor of floating-point numbers")
+        width = len(self.dims) if self.dims is not None else model.sizes.shape(self.site)[1]
+        fits, shape = (len(self.index) or 1, width), tuple(value.shape)
+        if not 2 <= len(shape) <= 4 or shape[-2:] != fits:
+            raise PlanError(
+                f"{name}: values of shape {shape} do not fit; this takes {fits} (components, width), after one axis "
+                "for explicit tokens or two for rows and tokens"
+            )
+        if len(shape) > 2:
+            several = len(self.tokens) if isinstance(self.tokens, tuple) else 1
+            if shape[-3] not in (1, several) and not isinstance(self.tokens, Span):
+                raise PlanError(
+                    f"{name}: values for {shape[-3]} tokens, but tokens={self.tokens!r} takes {several}; "
+                    "name the tokens by as many indices"
+                )
+        if not torch.isfinite(value).all():
+            raise PlanError(f"{name}: values are not finite")
+        largest = torch.finfo(model.dtype).max
+        if float(value.abs().max()) > largest:
+            raise PlanError(
+                f"{name}: values up to {float(value.abs().max()):.3g} overflow {model.dtype} ({largest:.3g})"
+            )
 
 
 @dataclass(frozen=True)
 class Plan:
     """Edits in the order given; ``a + b`` does a, then b. Data only: it holds no model and runs nothing.
+
+    Edits of different places run in the order in which the model computes them; edits of one place in the order given.
 
     Attributes:
         edits: what to do.
@@ -90,201 +138,113 @@ class Plan:
     made_for: tuple[Fingerprint, ...] = ()
 
     def __add__(self, other: "Plan") -> "Plan":
+        if not isinstance(other, Plan):
+            raise PlanError(f"a plan adds to a plan, not to a {type(other).__name__}")
         more = tuple(f for f in other.made_for if f not in self.made_for)
         return Plan(self.edits + other.edits, self.made_for + more)
 
     def __bool__(self) -> bool:
         return bool(self.edits)
 
+    @property
+    def spans(self) -> bool:
+        """Whether an edit acts at a ``Span``, which has to be located in each prompt."""
+        return any(isinstance(edit.tokens, Span) for edit in self.edits)
+
+    @property
+    def rows(self) -> int | None:
+        """The batch size that its per-row values are for, or None without any; ``PlanError`` when they disagree."""
+        values = [v for edit in self.edits for v in (edit.add, edit.add_later) if v is not None and v.ndim == 4]
+        sizes = {v.shape[0] for v in values}
+        if len(sizes) > 1:
+            raise PlanError(f"values for each row are for batches of {sorted(sizes)} rows: one plan, one batch size")
+        return sizes.pop() if sizes else None
+
+    def for_rows(self, rows: Sequence[int]) -> "Plan":
+        """The plan for some rows of its batch."""
+        if self.rows is None:
+            return self
+
+        def taken(value: torch.Tensor | None) -> torch.Tensor | None:
+            return value if value is None or value.ndim < 4 else value[list(rows)]
+
+        edits = (with_fields(edit, add=taken(edit.add), add_later=taken(edit.add_later)) for edit in self.edits)
+        return with_fields(self, edits=tuple(edits))
+
+    def located(self, model: Model, prompt: Sequence[int]) -> "Plan":
+        """The plan with every ``Span`` turned into the indices it has in ``prompt`` (token ids)."""
+        if not self.spans:
+            return self
+        return with_fields(self, edits=tuple(_located(edit, model, prompt) for edit in self.edits))
+
+    def check(self, model: Model) -> None:
+        """Raise ``PlanError`` when an edit does not fit the model, ``CircuitError`` when it was made for another."""
+        for number, edit in enumerate(self.edits):
+            try:
+                edit.validated(model)
+            except PlanError as error:
+                raise PlanError(f"{error} (edit {number + 1} of {len(self.edits)})") from None
+        _ = self.rows
+        for fingerprint in self.made_for:
+            fingerprint.check(model.fingerprint)
+
+    def save(self, path: str | Path) -> Path:
+        """Write as safetensors, with everything but the values as JSON in its metadata."""
+        values: dict[str, torch.Tensor] = {}
+        edits = []
+        for number, edit in enumerate(self.edits):
+            tokens = edit.tokens
+            record = {name: getattr(edit, name) for name in ("site", "layer", "index", "dims", "scale")}
+            edits.append({**record, "tokens": {"span": asdict(tokens)} if isinstance(tokens, Span) else tokens})
+            for name in ("add", "add_later"):
+                if getattr(edit, name) is not None:
+                    values[f"{number}.{name}"] = getattr(edit, name)
+        return PlanFile(tuple(edits), tuple(asdict(f) for f in self.made_for), values).save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """What ``save`` wrote; raises ``ArtifactError`` for anything else."""
+        held = PlanFile.load(path)
+        edits = []
+        try:
+            for number, record in enumerate(held.edits):
+                tokens = record["tokens"]
+                tokens = Span(**tokens["span"]) if isinstance(tokens, dict) else tokens
+                given: dict[str, Any] = {n: held.values.get(f"{number}.{n}") for n in ("add", "add_later")}
+                edits.append(Edit(**{**record, **given, "tokens": tokens}))
+            return cls(tuple(edits), tuple(Fingerprint(**f) for f in held.made_for))
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(f"{path}: not a plan that this version reads ({error})") from error
+
 
 @dataclass(frozen=True)
-class Operation:
-    """All edits of one site, layer and choice of tokens, dense over the site's width W.
+class PlanFile(Artifact):
+    """A plan on disk: edits as JSON, their values as tensors named ``<edit>.add`` and ``<edit>.add_later``."""
 
-    Attributes:
-        scale: ``[W]`` or, when rows of a batch have plans of their own, ``[B, 1, W]``; None when nothing is scaled.
-        add: the same at the prompt, or None.
-        add_later: the same at reply tokens fed back, or None.
-        rows: rows of the batch whose plan holds it; None for all.
-    """
-
-    site: str
-    layer: int
-    tokens: Tokens
-    scale: torch.Tensor | None
-    add: torch.Tensor | None
-    add_later: torch.Tensor | None
-    rows: tuple[int, ...] | None = None
-
-    def placed(self, device: torch.device, dtype: torch.dtype) -> "Operation":
-        """The same operation in the model's dtype, on its device, so that no step converts anything."""
-
-        def moved(value: torch.Tensor | None) -> torch.Tensor | None:
-            return None if value is None else value.to(device, dtype)
-
-        return replace_fields(self, scale=moved(self.scale), add=moved(self.add), add_later=moved(self.add_later))
+    edits: tuple[dict[str, Any], ...]
+    made_for: tuple[dict[str, Any], ...]
+    values: Mapping[str, torch.Tensor]
 
 
-def compile_plan(plan: Plan, sizes: Sizes) -> list[Operation]:
-    """Operations in order of execution (layer, then site), validated against ``sizes``; raises ``PlanError``."""
-    groups: list[tuple[Edit, list[Edit]]] = []
-    for edit in plan.edits:
-        edit.validated(sizes)
-        place = [g for g in groups if (g[0].layer, g[0].site) == (edit.layer, edit.site)]
-        if place and place[-1][0].tokens == edit.tokens:
-            place[-1][1].append(edit)
-        else:
-            groups.append((edit, [edit]))
-    groups.sort(key=lambda g: (g[0].layer, SITE_ORDER.index(g[0].site)))
-    return [_fold(edits, sizes) for _, edits in groups]
+def _located(edit: Edit, model: Model, prompt: Sequence[int]) -> Edit:
+    if not isinstance(edit.tokens, Span):
+        return edit
+    found = with_fields(edit, tokens=locate(model, prompt, edit.tokens))
+    found.validated(model)
+    return found
 
 
-def compile_rows(plans: Sequence[Plan], sizes: Sizes) -> list[Operation]:
-    """Operations for a batch whose row i has ``plans[i]``; one plan for all rows compiles to unbatched operations."""
-    distinct = {id(plan): plan for plan in plans}
-    compiled = {key: compile_plan(plan, sizes) for key, plan in distinct.items()}
-    if len(compiled) == 1:
-        return next(iter(compiled.values()))
-    places: dict[tuple[int, int, int], dict[tuple[str, Tokens], dict[int, Operation]]] = {}
-    for key, operations in compiled.items():
-        turn: dict[tuple[int, str], int] = {}
-        for operation in operations:
-            place = (operation.layer, operation.site)
-            turn[place] = turn.get(place, -1) + 1
-            slot = (operation.layer, SITE_ORDER.index(operation.site), turn[place])
-            places.setdefault(slot, {}).setdefault((operation.site, operation.tokens), {})[key] = operation
-    rows = [id(plan) for plan in plans]
-    return [
-        _stacked(by_plan, rows, site, slot[0], tokens)
-        for slot in sorted(places)
-        for (site, tokens), by_plan in places[slot].items()
-    ]
-
-
-def _stacked(by_plan: Mapping[int, Operation], rows: Sequence[int], site: str, layer: int, tokens: Tokens) -> Operation:
-    def stacked(name: str, neutral: float) -> torch.Tensor | None:
-        parts = {key: getattr(operation, name) for key, operation in by_plan.items()}
-        known = next((part for part in parts.values() if part is not None), None)
-        if known is None:
-            return None
-        blank = torch.full_like(known, neutral)
-        return torch.stack([blank if parts.get(key) is None else parts[key] for key in rows])[:, None]
-
-    holding = tuple(row for row, key in enumerate(rows) if key in by_plan)
-    return Operation(
-        site, layer, tokens, stacked("scale", 1.0), stacked("add", 0.0), stacked("add_later", 0.0), holding
-    )
-
-
-def _fold(edits: Sequence[Edit], sizes: Sizes) -> Operation:
-    site = edits[0].site
-    part = {"heads": sizes.head_width, "neurons": 1}.get(site, sizes.width)
-    count = {"heads": sizes.heads, "neurons": sizes.neurons}.get(site, 1)
-    scale = torch.ones(count, part, dtype=torch.float64)
-    add = torch.zeros(count, part, dtype=torch.float64)
-    later = torch.zeros(count, part, dtype=torch.float64)
-    for edit in edits:
-        index = list(edit.index) if edit.index else [0]
-        after = edit.add_later if edit.add_later is not None else edit.add
-        for total, value in ((add, edit.add), (later, after)):
-            total[index] *= edit.scale
-            if value is not None:
-                total[index] += value.double()
-        scale[index] *= edit.scale
-    return Operation(
-        site,
-        edits[0].layer,
-        edits[0].tokens,
-        None if bool((scale == 1).all()) else scale.flatten(),
-        add.flatten() if bool((add != 0).any()) else None,
-        later.flatten() if bool((later != 0).any()) else None,
-    )
-
-
-def zero(*, heads: Iterable[Component] = (), neurons: Iterable[Component] = (), tokens: Tokens = "all") -> Plan:
-    """Set components to zero. Components are (layer, index) pairs.
-
-    >>> plan = zero(heads=[(3, 1), (4, 0)]) + zero(neurons=[(3, 17)], tokens="last")
-    >>> [(edit.site, edit.layer, edit.index, edit.tokens) for edit in plan.edits]
-    [('heads', 3, (1,), 'all'), ('heads', 4, (0,), 'all'), ('neurons', 3, (17,), 'last')]
-    """
-    return scale(0.0, heads=heads, neurons=neurons, tokens=tokens)
-
-
-def scale(
-    factor: float, *, heads: Iterable[Component] = (), neurons: Iterable[Component] = (), tokens: Tokens = "all"
-) -> Plan:
-    """Multiply components by ``factor``."""
-    edits: list[Edit] = []
-    for site, components in (("heads", heads), ("neurons", neurons)):
-        edits += [
-            Edit(site, layer, index, scale=factor, tokens=tokens) for layer, index in _by_layer(components).items()
-        ]
-    return Plan(tuple(edits))
-
-
-def replace(values: Mapping[Component, torch.Tensor], site: str, *, tokens: Tokens = "all") -> Plan:
-    """Set components of ``site`` (``heads`` or ``neurons``) to given values (means, another run's activations)."""
-    return _valued(values, None, site, 0.0, 1.0, tokens)
-
-
-def shift(
-    values: Mapping[Component, torch.Tensor],
-    site: str,
-    *,
-    strength: float = 1.0,
-    later: Mapping[Component, torch.Tensor] | None = None,
-    tokens: Tokens = "reply",
-) -> Plan:
-    """Add ``strength * value`` to components of ``site``; ``later`` holds other values for reply tokens fed back."""
-    return _valued(values, later, site, 1.0, strength, tokens)
-
-
-def shift_sublayer(
-    layer: int,
-    sublayer: str,
-    vector: torch.Tensor,
-    *,
-    later: torch.Tensor | None = None,
-    tokens: Tokens = "reply",
-) -> Plan:
-    """Add ``vector [D]`` to what the sublayer (``attn`` or ``mlp``) of ``layer`` adds to the residual stream."""
-    rows = None if later is None else later.reshape(1, -1)
-    return Plan((Edit(f"{sublayer}_out", layer, add=vector.reshape(1, -1), add_later=rows, tokens=tokens),))
-
-
-def _by_layer(components: Iterable[Component]) -> dict[int, tuple[int, ...]]:
+def by_layer(components: Iterable[Any], site: str) -> dict[int, tuple[int, ...]]:
+    """Indices per layer of (layer, index) pairs, or of bare layers at sites without components."""
     layers: dict[int, list[int]] = {}
-    for layer, index in components:
-        layers.setdefault(int(layer), []).append(int(index))
+    paired = site in COMPONENT_SITES
+    wanted = "(layer, index) pairs of whole numbers" if paired else "layers, whole numbers"
+    try:
+        for component in components:
+            layer, *index = (operator.index(part) for part in (component if paired else [component]))
+            if len(index) != paired:
+                raise PlanError(f"{site} are named by {wanted}, got {component!r}")
+            layers.setdefault(layer, []).extend(index)
+    except TypeError:
+        raise PlanError(f"{site} are named by {wanted}, got {components!r}") from None
     return {layer: tuple(indices) for layer, indices in layers.items()}
-
-
-def _valued(
-    values: Mapping[Component, torch.Tensor],
-    later: Mapping[Component, torch.Tensor] | None,
-    site: str,
-    factor: float,
-    strength: float,
-    tokens: Tokens,
-) -> Plan:
-    if later is not None and set(later) != set(values):
-        raise PlanError(f"values at {site} for the prompt and for the reply name different components")
-
-    def rows(source: Mapping[Component, torch.Tensor], layer: int, index: tuple[int, ...]) -> torch.Tensor:
-        return strength * torch.stack([source[layer, i].double().reshape(-1) for i in index])
-
-    return Plan(
-        tuple(
-            Edit(
-                site,
-                layer,
-                index,
-                scale=factor,
-                add=rows(values, layer, index),
-                add_later=None if later is None else rows(later, layer, index),
-                tokens=tokens,
-            )
-            for layer, index in _by_layer(values).items()
-        )
-    )

@@ -83,8 +83,8 @@ def inject(
         model: the model of the prefix.
         prefix: from :func:`compute_prefix` with the same readout.
         layer: blocks below it are skipped, since an edit at the last token cannot change them.
-        attn: ``[V, D]`` added to the attention's output, one row per variant (zeros where only the MLP is edited).
-        mlp: ``[V, D]`` added to the MLP's output.
+        attn: ``[V, D]`` added to what attention adds, one row per variant (zeros where only the MLP is edited).
+        mlp: ``[V, D]`` added to what the MLP adds.
         readout: ``final_norm`` (after the final norm) or ``residual`` (in front of it).
 
     Returns:
@@ -101,12 +101,8 @@ def inject(
     start = repeated(prefix.inputs[layer])
     attn_rows = attn.to(start).repeat(rows, 1)
     mlp_rows = mlp.to(start).repeat(rows, 1)
-    skipped, out_proj, down_proj, final_norm = (
-        model.blocks[:layer],
-        model.out_proj[layer],
-        model.down_proj[layer],
-        model.final_norm,
-    )
+    skipped, final_norm = model.blocks[:layer], model.final_norm
+    attn_out, mlp_out = model.attn_out[layer], model.mlp_out[layer]
     with (
         model.lock,
         model.trace(
@@ -116,8 +112,8 @@ def inject(
         with torch.no_grad():
             for block in skipped:
                 block.skip(start)
-            out_proj.output[:, -1] += attn_rows
-            down_proj.output[:, -1] += mlp_rows
+            attn_out.output[:, -1] += attn_rows
+            mlp_out.output[:, -1] += mlp_rows
             source = final_norm.output if readout == "final_norm" else final_norm.input
             final = source[:, -1].double().save()
     model.counters["influence_tokens"] += rows * variants
@@ -143,14 +139,14 @@ def readout_gradients(
     batch = pad_left(prompts, model.pad_token)
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
     targets = reference.to(model.device)
-    projections = [p for pair in zip(model.out_proj, model.down_proj, strict=True) for p in pair]
+    sublayers = [module for pair in zip(model.attn_out, model.mlp_out, strict=True) for module in pair]
     embeddings, final_norm = model.embeddings, model.final_norm
     with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
         with torch.enable_grad():
             embeddings.output.requires_grad_(True)
             sites = []
-            for projection in projections:
-                sites.append(projection.output)
+            for sublayer in sublayers:
+                sites.append(sublayer.output)
             source = final_norm.output if readout == "final_norm" else final_norm.input
             scores = source[:, -1] @ targets.to(source).T
             out = nnsight.save([])

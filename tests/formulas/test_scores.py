@@ -2,7 +2,7 @@
 
 import torch
 
-from emotrace.formulas.scores import head_alignment, head_scores, neuron_alignment, neuron_scores, ranking
+from emotrace.formulas.scores import alignment, ranking, read_back, written
 
 
 def test_scores_equal_loops():
@@ -12,8 +12,8 @@ def test_scores_equal_loops():
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     a, down, z, out, v = random(2, 3, 5), random(3, 4, 5), random(2, 3, 2, 6), random(3, 4, 2, 6), random(2, 3, 4)
-    neurons, heads = neuron_scores(a, down, v), head_scores(z, out, v)
-    cosine, read = neuron_alignment(down, v), head_alignment(out, v)
+    neurons, heads = written(a, lambda layer: down[layer, ..., None], v), written(z, out.__getitem__, v)
+    cosine, read = alignment(lambda layer: down[layer, ..., None], v), read_back(out.__getitem__, v)
     for e in range(2):
         for layer in range(3):
             for n in range(5):

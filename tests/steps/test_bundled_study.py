@@ -98,7 +98,7 @@ def test_an_edit_inside_the_users_own_trace_and_model(model, study):
 def test_requests_of_the_wrong_kind_say_what_to_give(model):
     data = et.load_sev("sev-mini")
     for wrong, message in (
-        (lambda: et.discover("bundled", data.train), "takes a model from emotrace.load"),
+        (lambda: et.discover("bundled", data.train), r"load it first: emotrace.load\('bundled'\)"),
         (lambda: et.discover(model, data), "data.train"),
         (lambda: et.discover(model, []), "one or more groups"),
         (lambda: et.elicit(model, data.train[:1], et.PAPER_SIX, et.BundledJudge.load()), "one or more groups"),

@@ -12,7 +12,7 @@ from emotrace.steps.directions import difference_vectors, emotion_directions
 from emotrace.steps.influence import Influence, sublayer_influence
 from emotrace.steps.random_circuits import Controls
 from emotrace.trace.capture import Sample, capture
-from emotrace.trace.plan import compile_plan
+from emotrace.trace.compile import compile_plan
 from tests.tiny import close, hooked, random_prompts, tiny_model, torch_model
 
 EMOTIONS = ("joy", "gloom", "awe")
@@ -239,7 +239,7 @@ def test_controls_keep_their_promises():
 def test_summed_write_equals_the_projection_of_the_edit():
     circuit, _, _ = built()
     controls, plain = Controls(MODEL, circuit, DIFFERENCES), torch_model(MODEL)
-    for operation in compile_plan(add(circuit, "joy", strength=2.0), MODEL.sizes):
+    for operation in compile_plan(add(circuit, "joy", strength=2.0), MODEL):
         block = plain.model.layers[operation.layer]
         projection = block.self_attn.o_proj if operation.site == "heads" else block.mlp.down_proj
         for place, values in (("last", operation.add), ("reply", operation.add_later)):

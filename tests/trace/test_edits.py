@@ -5,9 +5,11 @@ import torch
 
 from emotrace.errors import CircuitError, EditMissed, PlanError
 from emotrace.trace.apply import apply
+from emotrace.trace.compile import compile_plan
+from emotrace.trace.edits import add, scale, set, zero
 from emotrace.trace.generate import generate_replies
 from emotrace.trace.likelihood import reply_nll
-from emotrace.trace.plan import Edit, Plan, compile_plan, replace, scale, shift, shift_sublayer, zero
+from emotrace.trace.plan import Edit, Plan
 from tests.tiny import close, hooked, random_prompts, tiny_model, torch_model
 
 
@@ -43,9 +45,9 @@ TOKEN_COLUMNS = {
 def test_generation_equals_hooks(tokens, kind):
     model, prompts, value = tiny_model(), random_prompts(4), 3 * vector(12)
     plan = {
-        "add": shift({(1, 2): value}, "heads", tokens=tokens),
+        "add": add({(1, 2): value}, "heads", tokens=tokens),
         "zero": zero(heads=[(1, 2)], tokens=tokens),
-        "replace": replace({(1, 2): value}, "heads", tokens=tokens),
+        "replace": set({(1, 2): value}, "heads", tokens=tokens),
     }[kind]
 
     def edit(x, prompt_length):
@@ -61,7 +63,7 @@ def test_generation_equals_hooks(tokens, kind):
 
 def test_separate_vectors_for_the_last_token_and_the_reply():
     model, prompts, first, later = tiny_model(), random_prompts(3), 3 * vector(12), 3 * vector(12, seed=1)
-    plan = shift({(1, 2): first}, "heads", later={(1, 2): later}, tokens="reply")
+    plan = add({(1, 2): first}, "heads", later={(1, 2): later}, tokens="reply")
 
     def edit(x, prompt_length):
         x[:, prompt_length - 1, 24:36] += first
@@ -85,26 +87,24 @@ def test_strength_zero_is_no_edit_bit_for_bit():
         model = tiny_model(dtype=dtype)
         ids = torch.tensor([random_prompts(1)[0]])
         values = {(1, 2): vector(12), (2, 0): vector(12, seed=4)}
-        plan = shift(values, "heads", strength=0.0, tokens="all") + shift_sublayer(
-            1, "mlp", 0 * vector(32), tokens="all"
-        )
+        plan = add(values, "heads", strength=0.0, tokens="all") + add({1: 0 * vector(32)}, "mlp_out", tokens="all")
         assert torch.equal(logits(model, ids, plan), logits(model, ids, Plan()))
-        neurons = shift({(0, 3): vector(1)}, "neurons", strength=0.0, tokens="all")
+        neurons = add({(0, 3): vector(1)}, "neurons", strength=0.0, tokens="all")
         assert torch.equal(logits(model, ids, neurons), logits(model, ids, Plan()))
 
 
 def test_edits_compose_in_order_and_undo_each_other():
     model, ids = tiny_model(), torch.tensor([random_prompts(1)[0]])
     values = {(1, 2): vector(12), (1, 3): vector(12, seed=4)}
-    add = shift(values, "heads", tokens="all")
-    take = shift({key: -value for key, value in values.items()}, "heads", tokens="all")
-    assert close(logits(model, ids, add + take), logits(model, ids, Plan()), 1e-12)
+    more = add(values, "heads", tokens="all")
+    take = add({key: -value for key, value in values.items()}, "heads", tokens="all")
+    assert close(logits(model, ids, more + take), logits(model, ids, Plan()), 1e-12)
     wiped = zero(heads=values)
-    assert close(logits(model, ids, add + wiped), logits(model, ids, wiped), 1e-12)
-    assert close(logits(model, ids, wiped + add), logits(model, ids, replace(values, "heads")), 1e-12)
+    assert close(logits(model, ids, more + wiped), logits(model, ids, wiped), 1e-12)
+    assert close(logits(model, ids, wiped + more), logits(model, ids, set(values, "heads")), 1e-12)
     assert close(logits(model, ids, scale(0.0, heads=values)), logits(model, ids, wiped), 1e-12)
     later_layer_first = zero(neurons=[(2, 1)]) + zero(heads=[(0, 0)])
-    assert [o.layer for o in compile_plan(later_layer_first, model.sizes)] == [0, 2]
+    assert [o.layer for o in compile_plan(later_layer_first, model)] == [0, 2]
 
 
 def test_no_edit_leaks_into_the_next_trace_after_an_exception():
@@ -125,12 +125,12 @@ def test_no_edit_leaks_into_the_next_trace_after_an_exception():
         (zero(heads=[(0, 4)]), "components go from 0 to 3"),
         (zero(neurons=[(0, 40)]), "components go from 0 to 39"),
         (zero(heads=[(0, 1)], tokens="everywhere"), "unknown tokens"),
-        (shift({(0, 1): torch.zeros(5)}, "heads"), "do not fit"),
-        (shift({(0, 1): torch.full((12,), float("nan"))}, "heads"), "not finite"),
-        (shift_sublayer(0, "mlp", torch.zeros(31)), "do not fit"),
+        (add({(0, 1): torch.zeros(5)}, "heads"), "do not fit"),
+        (add({(0, 1): torch.full((12,), float("nan"))}, "heads"), "not finite"),
+        (add({0: torch.zeros(31)}, "mlp_out"), "do not fit"),
         (Plan((Edit("keys", 0, (1,)),)), "unknown site"),
         (Plan((Edit("heads", 0, (1, 1)),)), "named twice"),
-        (Plan((Edit("mlp_out", 0, (1,)),)), "as a whole"),
+        (Plan((Edit("mlp_out", 0, (1,)),)), "has no components"),
     ],
 )
 def test_a_plan_that_does_not_fit_says_why(plan, message):
@@ -142,17 +142,18 @@ def test_misuse_is_refused():
     model = tiny_model()
     with pytest.raises(PlanError, match="unknown option 'tempprature'"):
         generate_replies(model, random_prompts(1), tempprature=1.0)
-    with pytest.raises(PlanError, match="outside a prompt"):
+    with pytest.raises(PlanError, match="outside prompt 0"):
         generate_replies(model, random_prompts(2), zero(heads=[(0, 0)], tokens=(50,)))
     with pytest.raises(PlanError, match="different components"):
-        shift({(0, 0): torch.zeros(12)}, "heads", later={(0, 1): torch.zeros(12)})
+        add({(0, 0): torch.zeros(12)}, "heads", later={(0, 1): torch.zeros(12)})
 
 
 def test_missed_edits_raise(monkeypatch):
     import emotrace.trace.generate as module
 
-    monkeypatch.setattr(module, "apply_operations", lambda *_: 0)
-    with pytest.raises(EditMissed, match="were not edited"):
+    real = module.apply_operations
+    monkeypatch.setattr(module, "apply_operations", lambda *a: [0] if a[2] == 1 else real(*a))
+    with pytest.raises(EditMissed, match=r"edit of heads in layer 0 .*touched 2 of 3 passes of row 0, not \[1\]"):
         generate_replies(tiny_model(), random_prompts(1), zero(heads=[(0, 0)]), max_new_tokens=3)
 
 
@@ -171,11 +172,11 @@ def test_likelihood_equals_a_plain_forward_pass():
 def test_one_batch_holds_a_plan_for_each_row():
     model, prompts = tiny_model(), random_prompts(6)
     plans = [
-        shift({(1, 2): 3 * vector(12)}, "heads"),
+        add({(1, 2): 3 * vector(12)}, "heads"),
         Plan(),
-        zero(neurons=[(0, 3), (2, 1)], tokens="all") + shift({(1, 2): vector(12)}, "heads", tokens="last"),
-        shift({(1, 2): 3 * vector(12)}, "heads", tokens="all") + zero(heads=[(1, 2)], tokens="last"),
-        shift_sublayer(2, "mlp", vector(32)),
+        zero(neurons=[(0, 3), (2, 1)], tokens="all") + add({(1, 2): vector(12)}, "heads", tokens="last"),
+        add({(1, 2): 3 * vector(12)}, "heads", tokens="all") + zero(heads=[(1, 2)], tokens="last"),
+        add({2: vector(32)}, "mlp_out"),
         scale(2.0, heads=[(0, 1)], tokens="prompt"),
     ]
     together = generate_replies(model, prompts, plans, max_new_tokens=8)
@@ -212,7 +213,7 @@ def test_indices_concern_only_the_rows_that_have_them():
 
 def test_a_plan_from_another_models_circuit_is_refused():
     model = tiny_model()
-    plan = Plan(shift({(1, 2): vector(12)}, "heads").edits, (tiny_model(seed=5).fingerprint,))
+    plan = Plan(add({(1, 2): vector(12)}, "heads").edits, (tiny_model(seed=5).fingerprint,))
     with pytest.raises(CircuitError, match="other weights"):
         generate_replies(model, random_prompts(1), plan + zero(heads=[(0, 0)]))
     assert Plan(plan.edits, (model.fingerprint,)) + Plan((), (model.fingerprint,)) == Plan(

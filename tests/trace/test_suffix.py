@@ -4,27 +4,33 @@ import pytest
 import torch
 
 from emotrace.trace.suffix import compute_prefix, inject, readout_gradients
+from tests.conformance.hooks import layout_of, module_at
 from tests.tiny import FAMILIES, close, hooked, random_prompts, tiny_model, torch_model
+
+FINAL_NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
 
 
 def full_pass(model, prompt, layer, sublayer, vector, readout):
     """The readout with ``vector`` added to the sublayer's output at the last token, by a hook on a full pass."""
     plain = torch_model(model)
-    block = plain.model.layers[layer]
-    projection = block.self_attn.o_proj if sublayer == "attn" else block.mlp.down_proj
+    layout = layout_of(plain)
+    block = module_at(plain, layout.blocks)[layer]
+    adds = module_at(block, layout.attn_adds if sublayer == "attn" else layout.mlp_adds)
+    norm = module_at(plain, FINAL_NORMS.get(plain.config.model_type, "model.norm"))
     seen = []
 
     def add(output):
-        output = output.clone()
-        output[:, -1] += vector
-        return output
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        first = first.clone()
+        first[:, -1] += vector
+        return (first, *rest) if isinstance(output, tuple) else first
 
-    with hooked(projection, after=add), torch.no_grad():
+    with hooked(adds, after=add), torch.no_grad():
         if readout == "residual":
-            with hooked(plain.model.norm, before=lambda x: seen.append(x[0, -1].clone()) or x):
+            with hooked(norm, before=lambda x: seen.append(x[0, -1].clone()) or x):
                 plain(torch.tensor([prompt]))
         else:
-            with hooked(plain.model.norm, after=lambda y: seen.append(y[0, -1].clone()) or y):
+            with hooked(norm, after=lambda y: seen.append(y[0, -1].clone()) or y):
                 plain(torch.tensor([prompt]))
     return seen[0]
 

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from emotrace.trace.variants import zeroing_falls
-from tests.tiny import FAMILIES, close, hooked, random_prompts, tiny_model, torch_model
+from tests.tiny import close, hooked, random_prompts, tiny_model, torch_model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("site", ["heads", "neurons"])
-def test_fall_equals_hooks_and_closed_form(family, site):
-    model, prompt = tiny_model(family), random_prompts(1)[0]
+def test_fall_equals_hooks_and_closed_form(site):
+    model, prompt = tiny_model(), random_prompts(1)[0]
     direction = torch.randn(32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     layer, components = 1, [0, 2, 3]
     falls = zeroing_falls(model, prompt, site, layer, components, direction)

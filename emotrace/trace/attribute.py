@@ -1,0 +1,117 @@
+"""Gradients at every neuron and head from one backward pass."""
+
+from collections.abc import Callable, Sequence
+
+import nnsight
+import torch
+
+from emotrace.errors import DataError
+from emotrace.ledger import Ledger, MemoryLedger, Sums, added
+from emotrace.models.traced import Model
+from emotrace.trace.adapting import Adaptive
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.trace.suffix import READOUTS
+
+Metric = Callable[[torch.Tensor], torch.Tensor]
+"""From the last token's logits ``[B, V]`` to one number, or one for each row or for each of G targets: ``[]``, ``[B]``
+or ``[B, G]``."""
+
+TOKENS = ("last", "prompt")
+
+
+def component_gradients(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    metric: Metric | None = None,
+    reference: torch.Tensor | None = None,
+    readout: str = "final_norm",
+    tokens: str = "last",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ledger: Ledger | None = None,
+    name: str = "gradients",
+) -> dict[str, torch.Tensor]:
+    """Mean gradient over prompts of G targets with respect to every neuron and head output.
+
+    One forward pass and G backward passes for each batch; a metric that gives one number for each row has G = 1.
+
+    Args:
+        model: any model.
+        prompts: token ids, N of them.
+        metric: of the logits; rows must not depend on each other.
+        reference: ``[G, D]``: in place of a metric, projections of the last token's final state.
+        readout: for ``reference``: ``final_norm`` (after the final norm) or ``residual``.
+        tokens: gradients at the ``last`` prompt token, or summed over the ``prompt``.
+        batch_tokens: token budget of a batch.
+        ledger: keeps finished batches.
+        name: the ledger's name for this work.
+
+    Returns:
+        ``heads`` float64 ``[G, L, H, d]`` and ``neurons`` ``[G, L, F]`` (F is 0 for a mixture of experts).
+
+    Raises:
+        DataError: no prompts, neither or both of metric and reference, an unknown word, or a metric of another shape.
+    """
+    if not prompts:
+        raise DataError("gradients need at least one prompt")
+    if (metric is None) == (reference is None):
+        raise DataError("give either metric= or reference=")
+    if tokens not in TOKENS or readout not in READOUTS:
+        raise DataError(f"choose tokens from {TOKENS} and readout from {READOUTS}, got {tokens!r} and {readout!r}")
+
+    def work(rows: tuple[int, ...]) -> Sums:
+        return _sums(model, [prompts[row] for row in rows], metric, reference, readout, tokens)
+
+    lengths = [len(ids) for ids in prompts]
+    adaptive = Adaptive(work, added, "gradients", lengths=lengths)
+    sums = (ledger or MemoryLedger()).fold(name, plan_batches(lengths, batch_tokens), adaptive)
+    shape = model.sizes.shape("heads")
+    return {"heads": sums["heads"].unflatten(-1, shape) / len(prompts), "neurons": sums["neurons"] / len(prompts)}
+
+
+def _sums(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    metric: Metric | None,
+    reference: torch.Tensor | None,
+    readout: str,
+    tokens: str,
+) -> Sums:
+    """Gradients summed over prompts, ``[G, L, W]`` per site."""
+    batch = pad_left(prompts, model.pad_token)
+    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+    keep = torch.zeros_like(batch.mask) if tokens == "last" else batch.mask.clone()
+    keep[:, -1] = 1
+    modules = [
+        projections[layer]
+        for layer in range(model.sizes.layers)
+        for projections in (model.out_proj, model.down_proj)
+        if projections
+    ]
+    embeddings, final_norm = model.embeddings, model.final_norm
+    directions = torch.empty(0) if reference is None else reference.to(model.device)
+    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
+        with torch.enable_grad():
+            embeddings.output.requires_grad_(True)
+            sites = []
+            for module in modules:
+                sites.append(module.input)
+            if metric is not None:
+                targets = metric(model.output.logits[:, -1])
+            else:
+                source = final_norm.output if readout == "final_norm" else final_norm.input
+                targets = source[:, -1] @ directions.to(source).T
+            if not isinstance(targets, torch.Tensor) or targets.ndim > 2:
+                raise DataError("the metric must give one number, or one for each row or each row and target")
+            flat = targets.reshape(-1, 1) if targets.ndim < 2 else targets
+            out = nnsight.save([])
+            for target in range(flat.shape[1]):
+                grads = torch.autograd.grad(flat[:, target].sum(), sites, retain_graph=target + 1 < flat.shape[1])
+                out.append([torch.einsum("btw,bt->w", g.double(), keep.to(g.device, torch.float64)) for g in grads])
+    model.counters["gradient_tokens"] += int(batch.mask.sum())
+    per_layer = 2 if model.down_proj else 1
+    stacked = [[g.detach().cpu() for g in grads] for grads in out]
+    heads = torch.stack([torch.stack(grads[::per_layer]) for grads in stacked])
+    if per_layer == 1:
+        return {"heads": heads, "neurons": torch.zeros(*heads.shape[:2], 0, dtype=torch.float64)}
+    return {"heads": heads, "neurons": torch.stack([torch.stack(grads[1::2]) for grads in stacked])}

@@ -1,0 +1,135 @@
+"""Where an edit acts: names, indices and spans of a prompt, and the columns they select in a pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from emotrace.errors import PlanError
+from emotrace.models.traced import Model
+
+NAMES = ("last", "prompt", "generated", "reply", "all")
+AT_PROMPT = ("last", "prompt", "reply", "all")
+AT_REPLY = ("generated", "reply", "all")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens that hold a piece of the prompt's text, special tokens and template included.
+
+    Attributes:
+        text: a substring of the rendered prompt.
+        occurrence: which one, counted from 0; None demands that there be only one.
+    """
+
+    text: str
+    occurrence: int | None = None
+
+
+Tokens = str | tuple[int, ...] | Span
+
+
+def check_tokens(tokens: Any) -> None:
+    """Raise ``PlanError`` unless ``tokens`` is a name, a tuple of indices or a span."""
+    if isinstance(tokens, Span):
+        if not isinstance(tokens.text, str) or not tokens.text:
+            raise PlanError("a Span needs the text to look for")
+        return
+    indices = isinstance(tokens, tuple) and tokens and all(type(i) is int for i in tokens)
+    if not indices and not (isinstance(tokens, str) and tokens in NAMES):
+        raise PlanError(f"unknown tokens={tokens!r}; choose {', '.join(NAMES)}, a tuple of indices or a Span")
+
+
+def locate(model: Model, prompt: Sequence[int], span: Span) -> tuple[int, ...]:
+    """Indices, counted from the right (-1 is the last token), of the prompt's tokens that hold a span.
+
+    A token is taken when any character of it lies in the span.
+
+    Raises:
+        PlanError: the text is not there, or stands there several times and no occurrence was chosen.
+    """
+
+    def characters(count: int) -> str:
+        text: str = model.tokenizer.decode(list(prompt[:count]), clean_up_tokenization_spaces=False)
+        return text
+
+    def tokens_before(end: int) -> int:
+        """Fewest tokens whose text is longer than ``end`` characters."""
+        low, high = 0, len(prompt)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if len(characters(middle)) > end else (middle + 1, high)
+        return low
+
+    text = characters(len(prompt))
+    starts = [at for at in range(len(text)) if text.startswith(span.text, at)]
+    if not starts:
+        raise PlanError(f"{span.text!r} is not in the prompt {text!r}")
+    if span.occurrence is None and len(starts) > 1:
+        raise PlanError(f"{span.text!r} stands {len(starts)} times in the prompt {text!r}; choose occurrence=")
+    if not 0 <= (span.occurrence or 0) < len(starts):
+        raise PlanError(f"occurrence {span.occurrence} of {span.text!r}: the prompt has {len(starts)}, from 0")
+    start = starts[span.occurrence or 0]
+    first, last = tokens_before(start), tokens_before(start + len(span.text) - 1)
+    return tuple(range(first - 1 - len(prompt), last - len(prompt)))
+
+
+def selected(tokens: Tokens, step: int) -> bool:
+    """Whether ``tokens`` selects anything in pass ``step`` (0 is the prompt's)."""
+    return tokens in AT_REPLY if step else not isinstance(tokens, str) or tokens in AT_PROMPT
+
+
+def columns(
+    tokens: Tokens, step: int, shape: tuple[int, int], mask: torch.Tensor | None, holding: Sequence[int]
+) -> tuple[Any, Any]:
+    """Index into ``[B, T, ...]`` of the tokens selected in a pass that ``selected`` allows.
+
+    Args:
+        tokens: a name or indices (spans are located before).
+        step: the pass.
+        shape: B and T of the pass.
+        mask: ``[B, T]`` of the prompt; without it, nothing may be padded but on the left.
+        holding: rows whose indices must lie inside their prompt.
+
+    Returns:
+        rows and columns: slices, or int64 ``[B, 1]`` and ``[B, P]``.
+
+    Raises:
+        PlanError: an index outside a prompt, or counted from the left without a mask.
+    """
+    everything = slice(None)
+    if step > 0:
+        return everything, slice(-1, None)
+    if tokens in ("prompt", "all"):
+        return everything, everything
+    if isinstance(tokens, Span):
+        raise PlanError(f"{tokens} has not been located in the prompt")
+    wanted = (-1,) if isinstance(tokens, str) else tokens
+    if mask is None:
+        if isinstance(tokens, str):
+            return everything, slice(-1, None)
+        if max(wanted) >= 0:
+            raise PlanError("token indices counted from the left need attention_mask=, to skip the padding")
+        lengths = torch.full((shape[0],), shape[1])
+        ends = lengths
+    else:
+        if tuple(mask.shape) != shape:
+            raise PlanError(f"attention_mask is {tuple(mask.shape)}, the batch has {shape} rows and tokens")
+        mask = mask.cpu().bool()
+        if isinstance(tokens, str) and bool(mask[:, -1].all()):
+            return everything, slice(-1, None)
+        lengths = mask.sum(-1)
+        ends = shape[1] - mask.flip(-1).long().argmax(-1)
+    indices = torch.tensor(wanted)
+    from_end = torch.where(indices < 0, indices, indices - lengths[:, None])
+    outside = ((from_end >= 0) | (from_end < -lengths[:, None])).any(-1)
+    short = [row for row in holding if outside[row]]
+    if short:
+        length = int(lengths[short[0]])
+        raise PlanError(f"token indices {tokens} lie outside the prompt of {length} tokens in row {short[0]}")
+    from_end[outside] = -1  # rows that do not hold the edit: nothing is scaled and nothing added there
+    repeated = [row for row in holding if len(set(from_end[row].tolist())) < len(wanted)]
+    if repeated:
+        raise PlanError(f"token indices {tokens} name a token twice in row {repeated[0]}")
+    return torch.arange(shape[0])[:, None], ends[:, None] + from_end
