@@ -8,7 +8,7 @@ from emotrace.judges.base import Reply
 from emotrace.judges.bundled import BundledJudge
 from emotrace.judges.structure import StructureJudge
 from emotrace.models.architectures import Architecture, NormKind, register_architecture
-from emotrace.models.load import BUNDLED_CIRCUIT, load
+from emotrace.models.load import BUNDLED, BUNDLED_CIRCUIT, load
 from emotrace.models.traced import Model
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
 from emotrace.steps.components import (
@@ -34,6 +34,7 @@ from emotrace.trace.tokens import Span
 
 # `emotrace.set` is left out, so that a star import leaves Python's own alone.
 __all__ = [
+    "BUNDLED",
     "BUNDLED_CIRCUIT",
     "PAPER_SIX",
     "Activations",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from emotrace.cli.app import RUN_HELP, assignments
+from emotrace.models import architectures
 from emotrace.runner import load_protocol, shipped
 from emotrace.runner.protocol import assign, plan
 
@@ -104,8 +105,8 @@ def test_commands_in_the_documents_fit_the_protocols(document: str) -> None:
             assign(plan(load_protocol(name)), assignments(re.findall(r"-p ([^\s`]+)", options)))
 
 
-def test_the_example_of_a_protocol_works(tmp_path: Path) -> None:
-    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+def test_the_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, row = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     (tmp_path / "lengths.py").write_text(source)
     spec = load_protocol(tmp_path / "lengths.py")
     assert [stage.name for stage in plan(spec)] == ["elicit", "lengths"]
@@ -116,3 +117,9 @@ def test_the_example_of_a_protocol_works(tmp_path: Path) -> None:
             return [{"condition": "anger", "reply": "one two three"}, {"condition": "anger", "reply": "one"}]
 
     assert spec.function(Seen(), conditions=("anger", "fear")) == {"words": {"anger": 2.0}}
+
+    monkeypatch.setattr(architectures, "ARCHITECTURES", dict(architectures.ARCHITECTURES))
+    exec(row, {})
+    assert architectures.ARCHITECTURES["my_llama"] == architectures.Architecture(
+        "my_llama", mid_norm="ffn_norm", final_norm="model.ln"
+    )

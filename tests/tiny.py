@@ -83,11 +83,18 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_hf(family: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, layers: int = 3) -> Any:
+def tiny_hf(
+    family: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    layers: int = 3,
+    vocabulary: int = VOCABULARY,
+) -> Any:
     """A random Hugging Face model in which nothing is zero or one that a trained model would have moved."""
     config_class, model_class, own = FAMILIES[family]
     config = config_class(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=32,
         num_hidden_layers=layers,
         num_attention_heads=4,

@@ -2,6 +2,8 @@
 
 import torch
 
+from emotrace.errors import DataError
+
 STABLE = (0.75, 0.90)
 STABLE_CENTRE = 0.825
 
@@ -20,10 +22,10 @@ def contrast_means(means: torch.Tensor, neutral: torch.Tensor | None) -> torch.T
 
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors divided by their norms along the last axis; a zero vector raises ``ValueError``."""
+    """Vectors divided by their norms along the last axis; a zero vector raises ``DataError``."""
     norms = vectors.norm(dim=-1, keepdim=True)
     if bool((norms == 0).any()):
-        raise ValueError("a difference is exactly zero: two conditions have equal means")
+        raise DataError("a difference is exactly zero: two conditions have equal means, as when their prompts are equal")
     return vectors / norms
 
 

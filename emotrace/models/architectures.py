@@ -139,6 +139,8 @@ def register_architecture(row: Row, *, name: str | None = None, replace: bool = 
         replace: take the place of a row that is there.
 
     >>> register_architecture(Architecture("my_llama"))
+    >>> ARCHITECTURES.pop("my_llama").down_proj
+    'mlp.down_proj'
 
     Raises:
         ModelError: no name, or a row of that name is there already.

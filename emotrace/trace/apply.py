@@ -45,11 +45,8 @@ def apply(
         CircuitError: it was made from a circuit of another model.
     """
     wrapped = as_model(model)
-    plans = [plan] if isinstance(plan, Plan) else list(plan)
-    if not plans or not all(isinstance(p, Plan) for p in plans):
-        raise PlanError(f"apply takes a Plan, or one for each row, not {plan!r}")
-    operations = _compiled(wrapped, plans, attention_mask, input_ids)
-    rows = None if isinstance(plan, Plan) else len(plans)
+    operations = _compiled(wrapped, plan, attention_mask, input_ids)
+    rows = None if isinstance(plan, Plan) else len(plan)
     return apply_operations(wrapped, operations, step, attention_mask, rows=rows)
 
 
@@ -79,14 +76,23 @@ def apply_operations(
 
 
 def check_contact(
-    operations: Sequence[Operation], touched: Sequence[Sequence[int]], passes: Sequence[int]
+    model: Any,
+    plan: Plan | Sequence[Plan],
+    touched: Sequence[Sequence[int]],
+    passes: Sequence[int],
+    *,
+    attention_mask: torch.Tensor | None = None,
+    input_ids: torch.Tensor | None = None,
 ) -> list[int]:
-    """Compare what was touched with what was declared, up to each row's end of text.
+    """Compare what a loop of your own touched with what the plan declares, up to each row's end of text.
 
     Args:
-        operations: what was applied.
-        touched: what ``apply`` returned in each pass.
+        model: as given to :func:`apply`.
+        plan: as given to :func:`apply`.
+        touched: what ``apply`` returned in each pass, in order.
         passes: per row, how many passes made its tokens: as many as it has new tokens, its end of text included.
+        attention_mask: as given to :func:`apply`.
+        input_ids: as given to :func:`apply`.
 
     Returns:
         Hits per row: (operation, step) pairs, all that were declared.
@@ -94,6 +100,11 @@ def check_contact(
     Raises:
         EditMissed: a declared (row, step) pair was not touched; names the edit, the row and the steps.
     """
+    return contact(_compiled(as_model(model), plan, attention_mask, input_ids), touched, passes)
+
+
+def contact(operations: Sequence[Operation], touched: Sequence[Sequence[int]], passes: Sequence[int]) -> list[int]:
+    """:func:`check_contact` for operations that are compiled."""
     hits = [0] * len(passes)
     for number, operation in enumerate(operations):
         for row in range(len(passes)) if operation.rows is None else operation.rows:
@@ -130,9 +141,12 @@ def _edited(values: torch.Tensor, operation: Operation, step: int) -> torch.Tens
 
 
 def _compiled(
-    model: Model, plans: list[Plan], mask: torch.Tensor | None, input_ids: torch.Tensor | None
+    model: Model, plan: Plan | Sequence[Plan], mask: torch.Tensor | None, input_ids: torch.Tensor | None
 ) -> list[Operation]:
     """Operations of this batch; the last ones are kept, since a loop over steps asks for the same each time."""
+    plans = [plan] if isinstance(plan, Plan) else list(plan) if isinstance(plan, list | tuple) else []
+    if not plans or not all(isinstance(p, Plan) for p in plans):
+        raise PlanError(f"apply takes a Plan, or a list with one for each row, not {plan!r:.60}")
     if any(p.spans for p in plans):
         if input_ids is None:
             raise PlanError("an edit at a Span needs input_ids=, the prompt's token ids, to find its tokens")

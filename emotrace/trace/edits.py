@@ -146,9 +146,9 @@ def mean(
         raise PlanError(f"the statistics hold no {place} samples to take a mean of")
     plan = Plan()
     for site, components in _named(heads, neurons, (), resid_attn, (), resid_mlp).items():
-        means = torch.tensordot(counts / counts.sum(), statistics.at(place)[site], dims=1)
         if not components:
             continue
+        means = torch.tensordot(counts / counts.sum(), statistics.at(place)[site], dims=1)
         try:
             picked = {key: means[key] for key in components}
         except IndexError:

@@ -14,7 +14,7 @@ from emotrace.ledger import Ledger, MemoryLedger
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.trace.adapting import Adaptive
-from emotrace.trace.apply import apply_operations, check_contact
+from emotrace.trace.apply import apply_operations, contact
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
 from emotrace.trace.compile import Operation, compile_rows
 from emotrace.trace.inputs import check_plans, check_prompts
@@ -139,7 +139,7 @@ def _generate_batch(
     ends = set(model.end_of_text)
     lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in new]
     passes = [length + (length < len(row)) for length, row in zip(lengths, new, strict=True)]
-    hits = check_contact(operations, list(touched), passes)
+    hits = contact(operations, list(touched), passes)
     model.counters["generated_tokens"] += sum(len(row) for row in new)
     return [
         {"row": row, "ids": tokens[:length], "stopped": length < len(tokens), "edited": edited}

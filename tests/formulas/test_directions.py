@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from emotrace.errors import DataError
 from emotrace.formulas.directions import contrast_means, reference_direction, stable_layers, unit
 
 
@@ -28,7 +29,7 @@ def test_centred_means_sum_to_zero():
 
 def test_unit_refuses_a_zero_difference():
     assert torch.allclose(unit(states()).norm(dim=-1), torch.ones(5, 7, dtype=torch.float64))
-    with pytest.raises(ValueError, match="equal means"):
+    with pytest.raises(DataError, match="equal means"):
         unit(torch.zeros(2, 3))
 
 

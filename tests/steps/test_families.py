@@ -1,0 +1,67 @@
+"""The whole study on other architectures than the bundled model's, with a judge that takes every reply."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+import emotrace as et
+from emotrace.judges.base import Verdict
+from emotrace.models.load import BUNDLED
+from emotrace.report import write_report
+from emotrace.runner import Inputs, run_protocol
+from tests.tiny import MIXTURES, tiny_hf
+
+
+class Agreeable:
+    """Accepts every reply as each emotion in turn, in the order in which prompts are made."""
+
+    name = "agreeable"
+    labels = (*et.PAPER_SIX.labels, "neutral", "incoherent")
+
+    def judge(self, replies):
+        conditions = (*et.PAPER_SIX.labels, "neutral")
+        return [Verdict(conditions[i % len(conditions)]) for i in range(len(replies))]
+
+
+def model_that_replies(family):
+    """A tiny model with the bundled tokenizer, which tells the prompts apart, and no end of text."""
+    hf = tiny_hf(family, vocabulary=1280)
+    hf.generation_config.eos_token_id = hf.config.eos_token_id = 1279
+    return et.load(hf, tokenizer=AutoTokenizer.from_pretrained(BUNDLED))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["mixtral", pytest.param("gemma2", marks=pytest.mark.slow), pytest.param("gpt_neox", marks=pytest.mark.slow)],
+)
+def test_the_whole_run_and_its_report(family: str, tmp_path: Path, sev_file: Path) -> None:
+    inputs = Inputs(model_that_replies(family), sev_file, custom_judge=Agreeable())
+    few = {
+        "ablate.scenarios": 2,
+        "enhance.scenarios": 2,
+        "ablate.ks": (1, 2),
+        "enhance.ks": (1, 2),
+        "influence.prompts": 2,
+    }
+    short = {"elicit.max_new_tokens": 4, "control.max_new_tokens": 4, "control.strengths": (1.0,)}
+    some = {
+        "control.scenarios": 2,
+        "control.validation_scenarios": 1,
+        "control.draws": 2,
+        "control.residual_alphas": (2.0,),
+    }
+    run_protocol(
+        "paper", tmp_path / "run", inputs, parameters=few | short | some | {"control.residual_depths": "0.3-1.0"}
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    sites = {"heads"} if family in MIXTURES else {"heads", "neurons"}
+    assert set(summary["ablate"]["curves"]) == set(summary["enhance"]["curves"]) == sites
+    agreement = summary["components"]["causal_agreement"]
+    assert set(agreement) == sites
+    assert max(agreement.values()) < 1e-5  # transformers' RMSNorm computes in float32
+    assert summary["circuit"]["heads"] == dict.fromkeys(et.PAPER_SIX.labels, 1)
+    assert all(arm["n"] == 12 for arm in summary["control"]["arms"].values())
+    page = write_report(tmp_path / "run").read_text()
+    assert "Scores of heads and neurons" in page
