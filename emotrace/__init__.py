@@ -28,6 +28,7 @@ from emotrace.steps.talk import generate
 from emotrace.trace.apply import apply, check_contact
 from emotrace.trace.capture import Sample, Statistics, capture
 from emotrace.trace.edits import mean, patch, scale, set, zero  # noqa: F401  `set`: see __all__
+from emotrace.trace.generate import GeneratedReply, generate_replies
 from emotrace.trace.plan import Edit, Plan
 from emotrace.trace.record import Activations, record
 from emotrace.trace.tokens import Span
@@ -48,6 +49,7 @@ __all__ = [
     "Elicitation",
     "EmotionCircuit",
     "EmotraceError",
+    "GeneratedReply",
     "Group",
     "Influence",
     "Model",
@@ -76,6 +78,7 @@ __all__ = [
     "emotion_directions",
     "evaluate",
     "generate",
+    "generate_replies",
     "gradient_scores",
     "groups",
     "held_out_tasks",

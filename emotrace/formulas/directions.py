@@ -25,7 +25,9 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors divided by their norms along the last axis; a zero vector raises ``DataError``."""
     norms = vectors.norm(dim=-1, keepdim=True)
     if bool((norms == 0).any()):
-        raise DataError("a difference is exactly zero: two conditions have equal means, as when their prompts are equal")
+        raise DataError(
+            "a difference is exactly zero: two conditions have equal means, as when their prompts are equal"
+        )
     return vectors / norms
 
 

@@ -68,8 +68,13 @@ def apply_operations(
         if not acts:
             touched.append(0)
             continue
-        values = value(place(model, operation.site, operation.layer))
+        at = place(model, operation.site, operation.layer)
+        values = value(at)
         where, holding = _where(operation, step, values.shape[:2], attention_mask, rows)
+        if operation.site == "heads" and values.requires_grad:
+            # attention's backward pass needs its output as it was; a copy takes the edit and goes on in its place
+            values = values.clone()
+            at[0].input = values
         values[where] = _edited(values[where], operation, step)
         touched.append(holding)
     return touched

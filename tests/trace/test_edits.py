@@ -219,3 +219,28 @@ def test_a_plan_from_another_models_circuit_is_refused():
     assert Plan(plan.edits, (model.fingerprint,)) + Plan((), (model.fingerprint,)) == Plan(
         plan.edits, (model.fingerprint,)
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("site", ["heads", "mlp_out"])
+def test_gradients_flow_through_edits(family, site):
+    """The slope along a push, taken behind an edit of an earlier layer, is that of finite differences."""
+    model, ids = tiny_model(family), torch.tensor([random_prompts(1)[0]])
+    key, width = ((1, 2), model.sizes.head_width) if site == "heads" else (1, 32)
+    direction, before = vector(width), scale(0.5, heads=[(0, 1), (1, 3)])
+
+    def target(step):
+        plan = before + add({key: step * direction}, site, tokens="all")
+        return logits(model, ids, plan)[0, -1].logsumexp(-1)
+
+    module = model.out_proj[1] if site == "heads" else model.mlp_out[1]
+    with model.trace(ids, attention_mask=torch.ones_like(ids), use_cache=False):
+        with torch.enable_grad():
+            model.embeddings.output.requires_grad_(True)
+            apply(model, before)
+            edited = module.input if site == "heads" else module.output
+            loss = model.output.logits[0, -1].logsumexp(-1)
+            gradient = torch.autograd.grad(loss, edited)[0][0].sum(0).save()
+    part = gradient[2 * width : 3 * width] if site == "heads" else gradient
+    slope = (target(1e-3) - target(-1e-3)) / 2e-3
+    assert close(part @ direction, slope, 1e-3)  # norms compute in float32, so the step cannot be smaller
