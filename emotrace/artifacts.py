@@ -57,20 +57,27 @@ class Artifact:
             raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
         if "emotrace" not in metadata:
             raise ArtifactError(f"{path}: a safetensors file, but not one written by emotrace")
-        header = json.loads(metadata["emotrace"])
-        if header["kind"] != cls.__name__:
-            raise ArtifactError(f"{path}: holds a {header['kind']}, not a {cls.__name__}")
-        if header["schema"] != cls.schema:
-            raise ArtifactError(f"{path}: schema {header['schema']} of {cls.__name__}, this version reads {cls.schema}")
+        try:
+            header = json.loads(metadata["emotrace"])
+            kind, schema, fields = header["kind"], header["schema"], dict(header["fields"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{path}: its emotrace header is damaged ({error!r})") from error
+        if kind != cls.__name__:
+            raise ArtifactError(f"{path}: holds a {kind}, not a {cls.__name__}")
+        if schema != cls.schema:
+            raise ArtifactError(f"{path}: schema {schema} of {cls.__name__}, this version reads {cls.schema}")
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name in tensors:
                 values[field.name] = tensors[field.name]
-            elif field.name not in header["fields"]:
+            elif field.name not in fields:
                 raise ArtifactError(f"{path}: field {field.name!r} of {cls.__name__} is missing")
             else:
-                value = header["fields"][field.name]
+                value = fields[field.name]
                 if isinstance(value, dict) and set(value) == {"tensors"}:
+                    gone = [key for key in value["tensors"] if f"{field.name}/{key}" not in tensors]
+                    if gone:
+                        raise ArtifactError(f"{path}: the tensor {gone[0]!r} of {field.name!r} is missing")
                     values[field.name] = {key: tensors[f"{field.name}/{key}"] for key in value["tensors"]}
                 else:
                     values[field.name] = _tuples(value)

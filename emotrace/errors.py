@@ -31,3 +31,14 @@ class ArtifactError(EmotraceError):
 
 class RunError(EmotraceError):
     """A protocol or a run folder is unusable; the message names the protocol, parameter or file."""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value as a message names it: its ``repr``, cut, or what kind of container of numbers it is."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(shape) > 0:
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, dict | list | tuple | set) and len(repr(value)) > most:
+        return f"a {type(value).__name__} of {len(value)}"
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= most else text[: most - 3] + "..."

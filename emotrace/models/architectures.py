@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Any
 
-from emotrace.errors import ModelError
+from emotrace.errors import ModelError, shown
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Architecture:
         mid_norm: the norm that feeds the MLP, or None where the MLP reads the residual stream itself.
         parallel: attention and MLP both read the block's input, so no residual stream exists between them.
         transposed: projections keep their weights as ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``.
+        absolute_positions: there is an embedding for each position up to the context's length, and none beyond.
         norm: how the family's norms compute.
         final_norm: the norm in front of the unembedding: its input is the last block's residual stream.
         embeddings: the token embeddings.
@@ -62,6 +63,7 @@ class Architecture:
     mid_norm: str | None = "post_attention_layernorm"
     parallel: bool = False
     transposed: bool = False
+    absolute_positions: bool = False
     norm: NormKind = RMS
     final_norm: str = "model.norm"
     embeddings: str = "model.embed_tokens"
@@ -121,6 +123,7 @@ ARCHITECTURES: dict[str, Row] = {
         down_proj="mlp.c_proj",
         mid_norm="ln_2",
         transposed=True,
+        absolute_positions=True,
         norm=LAYER,
         final_norm="transformer.ln_f",
         embeddings="transformer.wte",
@@ -143,8 +146,10 @@ def register_architecture(row: Row, *, name: str | None = None, replace: bool = 
     'mlp.down_proj'
 
     Raises:
-        ModelError: no name, or a row of that name is there already.
+        ModelError: not a row, no name, or a row of that name is there already.
     """
+    if not isinstance(row, Architecture) and not callable(row):
+        raise ModelError(f"a row is an emotrace.Architecture, or a function from a config to one, not {shown(row)}")
     key = name or (row.name if isinstance(row, Architecture) else None)
     if key is None:
         raise ModelError("a row that depends on the config needs name=, the config's model_type")
@@ -206,10 +211,15 @@ def architecture_of(module: Any, config: Any) -> Architecture:
             "embeddings=...)), with paths inside a block but for blocks, final_norm and embeddings"
         )
     architecture = row if isinstance(row, Architecture) else row(config)
+    if not isinstance(architecture, Architecture):
+        raise ModelError(f"the row {config.model_type!r} made {shown(architecture)} of the config, no Architecture")
     for name in ("blocks", "final_norm", "embeddings"):
         if not _has(module, getattr(architecture, name)):
             raise ModelError(_misfit(architecture, name, getattr(architecture, name), module, "the model"))
-    for layer, block in enumerate(submodule(module, architecture.blocks)):
+    blocks = submodule(module, architecture.blocks)
+    if not hasattr(blocks, "__len__"):
+        raise ModelError(f"row {architecture.name!r}: blocks={architecture.blocks!r} is no list of blocks")
+    for layer, block in enumerate(blocks):
         for name, path in architecture.paths():
             if not _has(block, path):
                 raise ModelError(_misfit(architecture, name, path, block, f"block {layer}"))
@@ -248,6 +258,12 @@ def sizes_of(module: Any, architecture: Architecture, config: Any) -> Sizes:
         return (columns, rows) if architecture.transposed else (rows, columns)
 
     width, read = shape(architecture.out_proj)
+    stream = submodule(module, architecture.final_norm).weight.shape[-1]
+    if width != stream:
+        raise ModelError(
+            f"row {architecture.name!r}: out_proj gives {width} values, and the residual stream is {stream} wide; "
+            f"transposed={architecture.transposed} is wrong, or the path is"
+        )
     heads = int(config.num_attention_heads)
     if read % heads:
         raise ModelError(f"{architecture.name}: output projection takes {read} values, not a multiple of {heads}")

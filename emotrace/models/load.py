@@ -56,7 +56,7 @@ def load(
         if tokenizer is None:
             raise ModelError("a Hugging Face model in memory needs tokenizer=")
         wrapped = TransformersModel(model.eval(), tokenizer=tokenizer, task="text-generation")
-        return Model(wrapped, identity=_name_of(model))
+        return wrap(wrapped, identity=_name_of(model))
     raise ModelError(f"cannot load a {type(model).__name__}: give a name, a folder, a Hugging Face or an nnsight model")
 
 
@@ -106,13 +106,13 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
     except Exception as error:  # transformers, tokenizers, safetensors and the Hub each raise errors of their own
         raise ModelError(f"cannot load {name!r}: {_reason(error)}") from error
     if remote:
-        return Model(nn, identity=name, remote=True)
+        return wrap(nn, identity=name, remote=True)
     if device is not None and device != "auto":
         try:
             weights = weights.to(device)
         except (RuntimeError, AssertionError) as error:  # torch raises both for a device that is not there
             raise ModelError(f"cannot put {name!r} on {device!r}: {str(error).splitlines()[0]}") from error
-    return Model(TransformersModel(weights.eval(), tokenizer=tokenizer, task="text-generation"), identity=name)
+    return wrap(TransformersModel(weights.eval(), tokenizer=tokenizer, task="text-generation"), identity=name)
 
 
 def _reason(error: Exception) -> str:

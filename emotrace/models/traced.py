@@ -184,7 +184,7 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Sizes, tokenizer hash and slice sums of the projections."""
+        """Sizes, tokenizer hash and slice sums of the projections, as they were when first asked for."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         text = repr(vocabulary) + str(self.tokenizer.chat_template)
         part = slice(FINGERPRINT_SLICE)

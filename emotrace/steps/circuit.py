@@ -131,10 +131,11 @@ def assemble(
         raise CircuitError(f"unknown allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
     wrapped = as_model(model)
     sizes = wrapped.sizes
-    if scores.heads.shape[1:] != (sizes.layers, sizes.heads) or scores.neurons.shape[2] != sizes.neurons:
+    scored = (*scores.heads.shape[1:], scores.neurons.shape[2])
+    if scored != (sizes.layers, sizes.heads, sizes.neurons):
         raise CircuitError(
-            f"the scores are of a model with {tuple(scores.heads.shape[1:])} layers and heads, this one has "
-            f"{(sizes.layers, sizes.heads)}; score it first (models of equal sizes are not told apart here)"
+            f"the scores are of a model with {scored} layers, heads and neurons a layer, this one has "
+            f"{(sizes.layers, sizes.heads, sizes.neurons)}; score it first (models of equal sizes are not told apart)"
         )
     chosen: dict[str, dict[str, list[Component]]] = {}
     for e, emotion in enumerate(scores.emotions):
@@ -256,7 +257,7 @@ def add(
 
 
 def _fill(scores: torch.Tensor, influence: np.ndarray, budget: int, allocation: str) -> list[Component]:
-    if not 0 <= budget <= scores.numel():
+    if type(budget) is not int or not 0 <= budget <= scores.numel():
         raise CircuitError(f"a budget of {budget} does not fit a model with {scores.numel()} such components")
     if allocation == "global":
         return [(layer, index) for layer, index in ranking(scores)[:budget].tolist()]

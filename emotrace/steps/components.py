@@ -9,7 +9,7 @@ import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.data.concepts import NEUTRAL
-from emotrace.errors import DataError
+from emotrace.errors import DataError, ModelError
 from emotrace.formulas.scores import alignment, ranking, read_back, written
 from emotrace.ledger import Ledger, MemoryLedger, Record
 from emotrace.models.load import as_model
@@ -18,8 +18,9 @@ from emotrace.steps.directions import Differences, Directions
 from emotrace.trace.attribute import Metric, component_gradients
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.capture import Sample, Statistics
-from emotrace.trace.inputs import check_prompts
+from emotrace.trace.inputs import check_prompts, check_shape
 from emotrace.trace.normed import normed_scores
+from emotrace.trace.plan import Edit, Plan
 from emotrace.trace.variants import check_readout, zeroing_falls
 
 METHODS = ("analytic", "attribution", "gradient", "activation_difference", "weight_alignment", "random")
@@ -47,6 +48,8 @@ class Scores(Artifact):
 
     def top(self, site: str, emotion: str, count: int) -> list[tuple[int, int]]:
         """The best ``count`` components of ``site`` as (layer, index)."""
+        if emotion not in self.emotions:
+            raise DataError(f"the scores hold no {emotion!r}; they hold {', '.join(self.emotions)}")
         order = ranking(self.at(site)[self.emotions.index(emotion)])
         return [(layer, index) for layer, index in order[:count].tolist()]
 
@@ -93,6 +96,8 @@ def score_components(
     wrapped = as_model(model)
     if method not in METHODS:
         raise DataError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    _check_measured(wrapped, statistics, directions)
+    _check_differences(wrapped, differences)
     options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
     if method == "analytic":
         if readout == "residual" and wrapped.architecture.attn_norm:
@@ -146,8 +151,8 @@ def gradient_scores(
         model: an :class:`emotrace.Model` or your nnsight model.
         prompts: token ids of the prompts to take gradients at (neutral ones, say); scores are means over them.
         differences: difference vectors of every emotion.
-        metric: from the last token's logits ``[B, V]`` to one number, or one for each row; rows must not depend on each
-            other.
+        metric: from the last token's logits ``[B, V]`` to one number for each row, or from those of one prompt,
+            ``[1, V]``, to one number.
         tokens: gradients at the ``last`` prompt token, or summed over the ``prompt``.
         batch_tokens: token budget of a batch.
         ledger: keeps finished batches.
@@ -165,6 +170,7 @@ def gradient_scores(
     """
     wrapped = as_model(model)
     ids = check_prompts(wrapped, prompts)
+    _check_differences(wrapped, differences)
     found = component_gradients(
         wrapped, ids, metric=metric, tokens=tokens, batch_tokens=batch_tokens, ledger=ledger, name="gradients_metric"
     )
@@ -188,6 +194,7 @@ def score_heads(
     """
     wrapped = as_model(model)
     check_readout(wrapped, readout)
+    _check_measured(wrapped, statistics, directions)
     if wrapped.architecture.attn_norm or readout == "normed":
         options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
         return _behind_norms(wrapped, statistics, directions, readout, **options)["heads"]
@@ -209,12 +216,29 @@ def score_neurons(
     F is 0 for a mixture of experts. Arguments and errors are those of :func:`score_components`.
     """
     wrapped = as_model(model)
+    _check_measured(wrapped, statistics, directions)
     rows = [statistics.conditions.index(emotion) for emotion in directions.emotions]
     activations = statistics.last["neurons"][rows]
     if wrapped.architecture.mlp_norm and wrapped.down_proj:
         options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
         return _behind_norms(wrapped, statistics, directions, "residual", **options)["neurons"]
     return written(activations, partial(wrapped.write_weight, "neurons"), directions.vectors[:, :, 1])
+
+
+def _check_measured(model: Model, statistics: Statistics, directions: Directions) -> None:
+    sizes = model.sizes
+    for site, one in (("heads", sizes.shape("heads")), ("neurons", (sizes.neurons,))):
+        check_shape(model, "statistics", statistics.last[site].shape[1:], (sizes.layers, *one))
+    check_shape(model, "directions", directions.vectors.shape[1:], (sizes.layers, 2, sizes.width))
+    missing = [emotion for emotion in directions.emotions if emotion not in statistics.conditions]
+    if missing:
+        raise DataError(f"the statistics hold no {missing[0]!r}; they hold {', '.join(statistics.conditions)}")
+
+
+def _check_differences(model: Model, differences: Differences) -> None:
+    sizes = model.sizes
+    for site, one in (("heads", sizes.shape("heads")), ("neurons", (sizes.neurons,))):
+        check_shape(model, "difference vectors", differences.last[site].shape[1:], (sizes.layers, *one))
 
 
 def _behind_norms(
@@ -271,8 +295,19 @@ def causal_scores(
         score per (emotion, layer, index).
     """
     wrapped = as_model(model)
+    check_readout(wrapped, readout)
     if NEUTRAL in prompts:
         raise DataError("causal scores are taken on emotion prompts")
+    if site not in wrapped.sites:
+        raise ModelError(f"{wrapped.architecture.name} has no {site} as a site; it has {', '.join(wrapped.sites)}")
+    missing = [emotion for emotion in directions.emotions if not prompts.get(emotion)]
+    if missing:
+        raise DataError(f"causal scores need prompts of every emotion, and {missing[0]!r} has none")
+    for emotion in directions.emotions:
+        check_prompts(wrapped, prompts[emotion])
+    # a plan that does nothing names the same components, so its check is theirs
+    Plan(tuple(Edit(site, layer, tuple(indices)) for layer, indices in components.items())).check(wrapped)
+    check_shape(wrapped, "directions", directions.vectors.shape[1:], (wrapped.sizes.layers, 2, wrapped.sizes.width))
     sublayer = 0 if site == "heads" else 1
     batches = [(emotion, tuple(ids)) for emotion in directions.emotions for ids in prompts[emotion]]
 

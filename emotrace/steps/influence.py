@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from emotrace.models.traced import Model
 from emotrace.steps.directions import Directions
 from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
+from emotrace.trace.inputs import check_prompts, check_shape
 from emotrace.trace.suffix import READOUTS, compute_prefix, inject, readout_gradients
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7)
@@ -70,15 +72,19 @@ def sublayer_influence(
         ledger: keeps finished batches.
 
     Raises:
-        DataError: no prompts, an unknown readout or method, or an alpha that is not positive.
+        DataError: no prompts or malformed ones, directions of another model, an unknown readout or method, or an alpha
+            that is not positive.
     """
-    model = as_model(model)
+    model, alphas = as_model(model), tuple(alphas)
     if not prompts:
         raise DataError("influence needs at least one neutral prompt")
     if readout not in READOUTS or method not in METHODS:
         raise DataError(f"choose readout from {READOUTS} and method from {METHODS}, got {readout!r} and {method!r}")
-    if not alphas or min(alphas) <= 0:
+    if not alphas or not all(alpha > 0 and isfinite(alpha) for alpha in alphas):
         raise DataError(f"alphas must be positive, got {tuple(alphas)}")
+    prompts = check_prompts(model, prompts)
+    shape = (model.sizes.layers, 2, model.sizes.width)
+    check_shape(model, "directions", directions.vectors.shape[1:], shape)
     variants = len(directions.emotions) * len(alphas) * 2
     extra = variants if method == "exact" else 0
     batches = plan_batches([len(ids) + extra for ids in prompts], batch_tokens)

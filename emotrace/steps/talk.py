@@ -5,6 +5,7 @@ from typing import Any, overload
 
 from emotrace.data.concepts import PAPER_SIX
 from emotrace.data.prompts import Prompt, render
+from emotrace.errors import DataError, shown
 from emotrace.models.load import as_model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.generate import MAX_NEW_TOKENS, generate_replies
@@ -37,6 +38,7 @@ def generate(
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; any of them turns sampling on.
 
     Raises:
+        DataError: the prompts are not text.
         PlanError: the plan does not fit the model, or an unknown option.
 
     >>> import emotrace as et
@@ -45,6 +47,9 @@ def generate(
     True
     """
     model = as_model(model)
+    listed = [prompts] if isinstance(prompts, str | Prompt) else prompts
+    if not isinstance(listed, list | tuple) or not all(isinstance(p, str | Prompt) for p in listed):
+        raise DataError(f"generate takes text, or a list of texts, not {shown(prompts)}; ids go to generate_replies")
     several = not isinstance(prompts, str | Prompt)
     given: Sequence[str | Prompt] = prompts if several else [prompts]  # type: ignore[list-item,assignment]
     before = [{"role": "system", "content": system}] if system else []

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from emotrace.errors import EditMissed, PlanError
+from emotrace.errors import EditMissed, PlanError, shown
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.trace.compile import Operation, compile_rows
 from emotrace.trace.plan import Plan
 from emotrace.trace.sites import place, value
-from emotrace.trace.tokens import columns, selected
+from emotrace.trace.tokens import check_mask, columns, selected
 
 
 def apply(
@@ -24,7 +24,8 @@ def apply(
 ) -> list[int]:
     """Make the plan's edits; call it inside ``model.trace`` or, with ``step``, inside ``for step in tracer.iter[:n]``.
 
-    In a batch of several invokes it acts on the rows of the invoke that it stands in.
+    In a batch of several invokes it acts on the rows of the invoke that it stands in. nnsight pads invokes on the left
+    to the longest one; an ``attention_mask`` given here must be as wide.
 
     Args:
         model: the model being traced, an :class:`emotrace.Model` or your nnsight model.
@@ -45,8 +46,14 @@ def apply(
         CircuitError: it was made from a circuit of another model.
     """
     wrapped = as_model(model)
-    operations = _compiled(wrapped, plan, attention_mask, input_ids)
-    rows = None if isinstance(plan, Plan) else len(plan)
+    if type(step) is not int or step < 0:
+        raise PlanError(f"step={shown(step)}: passes are counted from 0, the prompt's")
+    if attention_mask is not None:
+        check_mask(attention_mask)
+    operations, rows = _compiled(wrapped, plan, attention_mask, input_ids)
+    if step and operations and not any(selected(operation.tokens, step) for operation in operations):
+        # without a cache this pass reads the prompt again, unedited, and no edit is there to notice
+        one_token(step, value(place(wrapped, operations[0].site, operations[0].layer)).shape[1])
     return apply_operations(wrapped, operations, step, attention_mask, rows=rows)
 
 
@@ -105,7 +112,8 @@ def check_contact(
     Raises:
         EditMissed: a declared (row, step) pair was not touched; names the edit, the row and the steps.
     """
-    return contact(_compiled(as_model(model), plan, attention_mask, input_ids), touched, passes)
+    operations, _ = _compiled(as_model(model), plan, attention_mask, input_ids)
+    return contact(operations, touched, passes)
 
 
 def contact(operations: Sequence[Operation], touched: Sequence[Sequence[int]], passes: Sequence[int]) -> list[int]:
@@ -124,6 +132,14 @@ def contact(operations: Sequence[Operation], touched: Sequence[Sequence[int]], p
     return hits
 
 
+def one_token(step: int, width: int) -> None:
+    """Raise ``PlanError`` when a pass after the prompt's reads the whole text again."""
+    if width != 1:
+        raise PlanError(
+            f"pass {step} reads {width} tokens: edits while generating need use_cache=True, one token a pass"
+        )
+
+
 def _where(
     operation: Operation, step: int, shape: Sequence[int], mask: torch.Tensor | None, rows: int | None
 ) -> tuple[Any, int]:
@@ -131,7 +147,11 @@ def _where(
     batch, width = shape
     made_for = rows or operation.values_per_row
     if made_for not in (None, batch):
-        raise PlanError(f"{operation}: made for {made_for} rows, the batch has {batch}: give a plan for each row")
+        raise PlanError(f"{operation}: made for {made_for} rows, the batch has {batch}: plans and input_ids go by row")
+    if step > 0:
+        one_token(step, width)
+    if mask is not None and step == 0 and tuple(mask.shape) != (batch, width):
+        raise PlanError(f"attention_mask is {tuple(mask.shape)}, the batch has {(batch, width)} rows and tokens")
     holding = range(batch) if operation.rows is None else operation.rows
     return columns(operation.tokens, step, (batch, width), mask if step == 0 else None, holding), len(holding)
 
@@ -147,20 +167,39 @@ def _edited(values: torch.Tensor, operation: Operation, step: int) -> torch.Tens
 
 def _compiled(
     model: Model, plan: Plan | Sequence[Plan], mask: torch.Tensor | None, input_ids: torch.Tensor | None
-) -> list[Operation]:
-    """Operations of this batch; the last ones are kept, since a loop over steps asks for the same each time."""
+) -> tuple[list[Operation], int | None]:
+    """Operations, and the batch size that they are for (None for any).
+
+    The last ones are kept, since a loop over steps asks for the same each time.
+    """
     plans = [plan] if isinstance(plan, Plan) else list(plan) if isinstance(plan, list | tuple) else []
     if not plans or not all(isinstance(p, Plan) for p in plans):
-        raise PlanError(f"apply takes a Plan, or a list with one for each row, not {plan!r:.60}")
+        raise PlanError(f"apply takes a Plan, or a list with one for each row, not {shown(plan)}")
     if any(p.spans for p in plans):
-        if input_ids is None:
-            raise PlanError("an edit at a Span needs input_ids=, the prompt's token ids, to find its tokens")
-        kept = torch.ones_like(input_ids) if mask is None else mask
-        prompts = [ids[row.bool().cpu()].tolist() for ids, row in zip(input_ids.cpu(), kept, strict=True)]
-        plans = plans * len(prompts) if len(plans) == 1 else plans
-        plans = [p.located(model, ids) for p, ids in zip(plans, prompts, strict=True)]
-        return compile_rows(plans, model)
+        plans = _located(model, plan, plans, mask, input_ids)
+        return compile_rows(plans, model), len(plans)
     held = model.compiled
     if held is None or len(held[0]) != len(plans) or any(a is not b for a, b in zip(held[0], plans, strict=True)):
         model.compiled = held = (plans, compile_rows(plans, model))
-    return held[1]
+    return held[1], None if isinstance(plan, Plan) else len(plans)
+
+
+def _located(
+    model: Model, plan: Any, plans: list[Plan], mask: torch.Tensor | None, input_ids: torch.Tensor | None
+) -> list[Plan]:
+    """A plan for each row, its spans found in the row's prompt."""
+    for each in plans:
+        each.check(model)
+    if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
+        raise PlanError("an edit at a Span needs input_ids=, the prompt's token ids [B, T], to find its tokens")
+    if mask is not None and mask.shape != input_ids.shape:
+        raise PlanError(f"input_ids are {tuple(input_ids.shape)}, attention_mask is {tuple(mask.shape)}")
+    kept = torch.ones_like(input_ids) if mask is None else mask
+    prompts = [ids[row.bool().cpu()].tolist() for ids, row in zip(input_ids.cpu(), kept, strict=True)]
+    plans = plans * len(prompts) if isinstance(plan, Plan) else plans
+    sizes = {len(plans)} | {each.rows for each in plans if each.rows is not None}
+    if sizes != {len(prompts)}:
+        raise PlanError(
+            f"plans for a batch of {sorted(sizes)} rows, input_ids of {len(prompts)}: give one for each row"
+        )
+    return [each.located(model, ids, row) for row, (each, ids) in enumerate(zip(plans, prompts, strict=True))]

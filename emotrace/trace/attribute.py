@@ -1,6 +1,7 @@
 """Gradients at every neuron and head from one backward pass."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import nnsight
 import torch
@@ -13,8 +14,8 @@ from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
 from emotrace.trace.suffix import READOUTS
 
 Metric = Callable[[torch.Tensor], torch.Tensor]
-"""From the last token's logits ``[B, V]`` to one number, or one for each row or for each of G targets: ``[]``, ``[B]``
-or ``[B, G]``."""
+"""From the last token's logits ``[B, V]`` to one number for each row, ``[B]``, or from those of one prompt, ``[1, V]``,
+to one number, ``[]``."""
 
 TOKENS = ("last", "prompt")
 
@@ -33,12 +34,12 @@ def component_gradients(
 ) -> dict[str, torch.Tensor]:
     """Mean gradient over prompts of G targets with respect to every neuron and head output.
 
-    One forward pass and G backward passes for each batch; a metric that gives one number for each row has G = 1.
+    One forward pass and G backward passes for each batch; G is 1 for a metric.
 
     Args:
         model: any model.
         prompts: token ids, N of them.
-        metric: of the logits; rows must not depend on each other.
+        metric: of the logits; what is one number is asked for prompt by prompt, so that batches do not matter.
         reference: ``[G, D]``: in place of a metric, projections of the last token's final state.
         readout: for ``reference``: ``final_norm`` (after the final norm) or ``residual``.
         tokens: gradients at the ``last`` prompt token, or summed over the ``prompt``.
@@ -54,8 +55,8 @@ def component_gradients(
     """
     if not prompts:
         raise DataError("gradients need at least one prompt")
-    if (metric is None) == (reference is None):
-        raise DataError("give either metric= or reference=")
+    if (metric is None) == (reference is None) or not (metric is None or callable(metric)):
+        raise DataError("give a metric, a function of the logits, or a reference")
     if tokens not in TOKENS or readout not in READOUTS:
         raise DataError(f"choose tokens from {TOKENS} and readout from {READOUTS}, got {tokens!r} and {readout!r}")
 
@@ -67,6 +68,19 @@ def component_gradients(
     sums = (ledger or MemoryLedger()).fold(name, plan_batches(lengths, batch_tokens), adaptive)
     shape = model.sizes.shape("heads")
     return {"heads": sums["heads"].unflatten(-1, shape) / len(prompts), "neurons": sums["neurons"] / len(prompts)}
+
+
+def _measured(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
+    """The metric of every row, ``[B, 1]``."""
+    values: Any = metric(logits)
+    if isinstance(values, torch.Tensor) and values.ndim == 0:
+        values = torch.stack([metric(row[None]) for row in logits]) if len(logits) > 1 else values[None]
+    if not isinstance(values, torch.Tensor) or tuple(values.shape) != (len(logits),):
+        kind = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        raise DataError(f"the metric must give one number, or one for each row {(len(logits),)}, not {kind}")
+    if not values.requires_grad:
+        raise DataError("the metric has no gradient: keep it differentiable, without detach, argmax or item")
+    return values[:, None]
 
 
 def _sums(
@@ -97,16 +111,14 @@ def _sums(
             for module in modules:
                 sites.append(module.input)
             if metric is not None:
-                targets = metric(model.output.logits[:, -1])
+                targets = _measured(metric, model.output.logits[:, -1])
             else:
                 source = final_norm.output if readout == "final_norm" else final_norm.input
                 targets = source[:, -1] @ directions.to(source).T
-            if not isinstance(targets, torch.Tensor) or targets.ndim > 2:
-                raise DataError("the metric must give one number, or one for each row or each row and target")
-            flat = targets.reshape(-1, 1) if targets.ndim < 2 else targets
+            count = targets.shape[1]
             out = nnsight.save([])
-            for target in range(flat.shape[1]):
-                grads = torch.autograd.grad(flat[:, target].sum(), sites, retain_graph=target + 1 < flat.shape[1])
+            for target in range(count):
+                grads = torch.autograd.grad(targets[:, target].sum(), sites, retain_graph=target + 1 < count)
                 out.append([torch.einsum("btw,bt->w", g.double(), keep.to(g.device, torch.float64)) for g in grads])
     model.counters["gradient_tokens"] += int(batch.mask.sum())
     per_layer = 2 if model.down_proj else 1

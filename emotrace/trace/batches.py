@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from emotrace.errors import DataError, shown
+
 DEFAULT_BATCH_TOKENS = 4096
 
 
@@ -44,6 +46,8 @@ def plan_batches(lengths: Sequence[int], budget: int) -> list[tuple[int, ...]]:
 
     Longest first, so that memory trouble shows at once. A sequence longer than the budget gets a batch of its own.
     """
+    if type(budget) is not int or budget < 1:
+        raise DataError(f"a budget of {shown(budget)} tokens a batch: give a whole number from 1")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     for index in order:

@@ -14,6 +14,7 @@ from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.trace.inputs import check_prompts
 from emotrace.trace.sites import reading
 
 PLACES = ("last", "reply")
@@ -81,16 +82,16 @@ def capture(
     torch.Size([2, 8, 16, 16])
 
     Raises:
-        DataError: no samples, a condition without any, or a sample of a condition that is not named.
+        DataError: no samples, a malformed one, a condition without any, or a sample of a condition that is not named.
     """
     wrapped = as_model(model)
     if not samples:
         raise DataError("nothing to capture: no samples were given")
-    if not all(s.prompt for s in samples):
-        raise DataError("a sample has an empty prompt")
-    beyond = max(s.condition for s in samples)
-    if beyond >= len(conditions) or min(s.condition for s in samples) < 0:
-        raise DataError(f"a sample has condition {beyond}, but only {len(conditions)} conditions were named")
+    check_prompts(wrapped, [s.prompt for s in samples])
+    check_prompts(wrapped, [s.reply for s in samples if s.reply])
+    unnamed = [s.condition for s in samples if not 0 <= s.condition < len(conditions)]
+    if unnamed:
+        raise DataError(f"a sample has condition {unnamed[0]}, but only {len(conditions)} conditions were named")
     missing = [name for i, name in enumerate(conditions) if all(s.condition != i for s in samples)]
     if missing:
         raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")

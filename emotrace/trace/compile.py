@@ -131,6 +131,13 @@ def _fold(edits: Sequence[Edit], model: Model) -> Operation:
             blank[rows, dims], scale[rows, dims] = True, 1.0
         else:
             scale[rows, dims] *= edit.scale
+    largest = torch.finfo(model.dtype).max
+    for total in (scale, add, later):
+        if not bool((total.abs() <= largest).all()):
+            raise PlanError(
+                f"edits of {site} in layer {edits[0].layer} come to {float(total.abs().max()):.3g} together, which "
+                f"overflows {model.dtype} ({largest:.3g})"
+            )
     return Operation(
         # with nothing between attention and MLP, adding to the stream is adding to what attention adds
         "attn_out" if site == "resid_attn" and model.architecture.parallel else site,

@@ -4,12 +4,13 @@ Components are given by site: ``heads`` and ``neurons`` as (layer, index) pairs,
 ``mlp_out`` and ``resid_mlp`` as layers (DESIGN's words; ``emotrace.trace.sites`` has their order of execution).
 """
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from emotrace.errors import PlanError
+from emotrace.errors import PlanError, shown
 from emotrace.trace.capture import Statistics
 from emotrace.trace.plan import Component, Edit, Plan, by_layer
 from emotrace.trace.record import Activations
@@ -135,6 +136,8 @@ def mean(
     Raises:
         PlanError: an unknown condition or place, or a component outside the statistics.
     """
+    if not isinstance(statistics, Statistics):
+        raise PlanError(f"means are taken from emotrace.capture's Statistics, not from {shown(statistics)}")
     if condition is not None and condition not in statistics.conditions:
         raise PlanError(f"the statistics hold no {condition!r}; they hold {', '.join(statistics.conditions)}")
     if place not in ("last", "reply"):
@@ -186,6 +189,8 @@ def patch(
     Raises:
         PlanError: a component that was not recorded, or no tokens named where the recorded ones differ between prompts.
     """
+    if not isinstance(activations, Activations):
+        raise PlanError(f"patches are made of emotrace.record's Activations, not of {shown(activations)}")
     named = _named(heads, neurons, attn_out, resid_attn, mlp_out, resid_mlp)
     wanted = named if any(named.values()) else {site: list(keys) for site, keys in activations.components.items()}
     where = activations.shared_tokens() if tokens is None else tokens
@@ -193,8 +198,12 @@ def patch(
     for site, components in wanted.items():
         if components:
             values = {component: activations.of(site, component) for component in components}
-            if dims is not None:
-                values = {key: value[..., list(dims)] for key, value in values.items()}
+            part = _dims(dims)
+            if part is not None:
+                width = activations.values[site].shape[-1]
+                if not all(0 <= dim < width for dim in part):
+                    raise PlanError(f"patch of {site}: dims go from 0 to {width - 1}, got {part}")
+                values = {key: value[..., list(part)] for key, value in values.items()}
             plan = plan + set(values, site, dims=dims, tokens=where)
     return plan
 
@@ -212,7 +221,7 @@ def _named(*components: Iterable[Any]) -> dict[str, list[Any]]:
 
 
 def _scaled(factor: float, places: Mapping[str, list[Any]], dims: Sequence[int] | None, tokens: Tokens) -> Plan:
-    part = None if dims is None else tuple(dims)
+    part = _dims(dims)
     return Plan(
         tuple(
             Edit(site, layer, index, part, scale=factor, tokens=tokens)
@@ -232,13 +241,15 @@ def _valued(
     strength: float = 1.0,
     later: Values | None = None,
 ) -> Plan:
-    if site not in SITES:
-        raise PlanError(f"unknown site {site!r}: choose one of {', '.join(SITES)}")
+    if not isinstance(site, str) or site not in SITES:
+        raise PlanError(f"unknown site {shown(site)}: choose one of {', '.join(SITES)}")
     if not isinstance(values, Mapping):
         raise PlanError(f"values at {site} are a {type(values).__name__}; give a mapping from components to tensors")
     if later is not None and {*later} != {*values}:
         raise PlanError(f"values at {site} for the prompt and for the reply name different components")
-    part = None if dims is None else tuple(dims)
+    if not isinstance(strength, int | float):
+        raise PlanError(f"strength is {shown(strength)}; give one number")
+    part = _dims(dims)
 
     def stacked(source: Values, layer: int, index: tuple[int, ...]) -> torch.Tensor:
         keys = [(layer, i) for i in index] if site in COMPONENT_SITES else [layer]
@@ -262,6 +273,15 @@ def _valued(
             for layer, index in by_layer(values, site).items()
         )
     )
+
+
+def _dims(dims: Any) -> tuple[int, ...] | None:
+    if dims is None:
+        return None
+    try:
+        return tuple(operator.index(dim) for dim in dims)
+    except TypeError:
+        raise PlanError(f"dims are {shown(dims)}; give whole numbers, as (0, 1)") from None
 
 
 def _tensor(value: Any, site: str, layer: int) -> torch.Tensor:

@@ -4,10 +4,11 @@ import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import nnsight
-import torch
+from transformers import GenerationConfig
 
 from emotrace.errors import PlanError
 from emotrace.ledger import Ledger, MemoryLedger
@@ -21,8 +22,22 @@ from emotrace.trace.inputs import check_plans, check_prompts
 from emotrace.trace.plan import Plan
 
 MAX_NEW_TOKENS = 64
-PLAIN = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None}
-"""Overrides what a checkpoint's own generation settings would do to every arm unseen: repetition is never blocked."""
+MARKS = (
+    "max_new_tokens",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "transformers_version",
+)
+PLAIN = {
+    **{name: None for name in GenerationConfig().to_dict() if name not in MARKS and not name.startswith("_")},
+    **GenerationConfig._get_default_generation_params(),
+    "max_length": None,
+    "use_cache": True,
+}
+"""Every setting for generating at its default. What a checkpoint or its user has set would change the replies of every
+arm unseen (repetition is never blocked while measuring), and transformers fills in whatever is not named."""
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
 
 
@@ -79,7 +94,8 @@ def generate_replies(
     _check_sampling(sampling)
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise PlanError(f"max_new_tokens={max_new_tokens}: a reply has at least one token")
-    asked = check_prompts(wrapped, prompts, room=1)
+    beyond = max_new_tokens - 1 if wrapped.architecture.absolute_positions else 1
+    asked = check_prompts(wrapped, prompts, room=max(1, beyond))
     plans = check_plans(wrapped, plan, asked)
     if not asked:
         return []
@@ -106,7 +122,7 @@ def _check_sampling(sampling: dict[str, Any]) -> None:
     if unknown:
         raise PlanError(f"unknown option {unknown[0]!r}: sampling takes {', '.join(sorted(SAMPLING))}")
     ranges = {
-        "temperature": (lambda t: isinstance(t, int | float) and t > 0, "a number above 0"),
+        "temperature": (lambda t: type(t) in (int, float) and 1e-6 <= t < inf, "a number above 0"),
         "top_k": (lambda k: type(k) is int and k >= 1, "a whole number from 1"),
         "top_p": (lambda p: isinstance(p, int | float) and 0 < p <= 1, "a number in (0, 1]"),
         "do_sample": (lambda d: isinstance(d, bool), "True or False"),
@@ -128,11 +144,12 @@ def _generate_batch(
         warnings.filterwarnings("ignore", message=".*was never reached.*", category=UserWarning)
         with model.generate(max_new_tokens=max_new_tokens, remote=model.remote, **options) as tracer:
             with tracer.invoke(ids, attention_mask=mask):
-                with torch.no_grad():
-                    touched = nnsight.save([])
-                    if operations:
-                        for step in tracer.iter[:max_new_tokens]:
-                            touched.append(apply_operations(model, operations, step, padding))
+                # No torch.no_grad() here: generate() has its own and ends it before the block would end this one, which
+                # would leave gradients off for the whole process.
+                touched = nnsight.save([])
+                if operations:
+                    for step in tracer.iter[:max_new_tokens]:
+                        touched.append(apply_operations(model, operations, step, padding))
             with tracer.invoke():
                 result = tracer.result.save()
     new = result[:, batch.ids.shape[1] :].tolist()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from emotrace.errors import DataError, PlanError
+from emotrace.errors import DataError, PlanError, shown
 from emotrace.models.traced import Model
 from emotrace.trace.plan import Plan
 
@@ -27,12 +27,14 @@ def check_prompts(model: Model, prompts: Any, *, room: int = 0) -> list[list[int
         if isinstance(prompt, str) or not hasattr(prompt, "__iter__"):
             raise DataError(f"prompt {number} is a {type(prompt).__name__}; give token ids (model.encode makes them)")
         ids = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+        if not isinstance(ids, list):
+            raise DataError(f"prompt {number} is one number; give a list of token ids")
         if not ids:
             raise DataError(f"prompt {number} is empty")
         strange = [i for i in ids if type(i) is not int or not 0 <= i < model.sizes.vocabulary]
         if strange:
             raise DataError(
-                f"prompt {number} holds {strange[0]!r}; the token ids of {model.identity!r} go from 0 to "
+                f"prompt {number} holds {shown(strange[0])}; the token ids of {model.identity!r} go from 0 to "
                 f"{model.sizes.vocabulary - 1}"
             )
         if context is not None and len(ids) + room > context:
@@ -43,6 +45,15 @@ def check_prompts(model: Model, prompts: Any, *, room: int = 0) -> list[list[int
             )
         checked.append(ids)
     return checked
+
+
+def check_shape(model: Model, what: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise ``DataError`` when ``what`` (a plural) was measured on a model of other sizes."""
+    if tuple(found) != tuple(expected):
+        raise DataError(
+            f"the {what} are of another model: {tuple(found)} where {model.identity!r} has {tuple(expected)}; "
+            "measure them on this one"
+        )
 
 
 def check_plans(model: Model, plan: Any, prompts: Sequence[Sequence[int]]) -> list[Plan]:
@@ -69,7 +80,7 @@ def check_plans(model: Model, plan: Any, prompts: Sequence[Sequence[int]]) -> li
             raise PlanError(
                 f"the plan has values for {distinct.rows} rows: give it alone, with as many prompts, not {len(prompts)}"
             )
-    located = [p.located(model, ids) for p, ids in zip(plans, prompts, strict=True)]
+    located = [p.located(model, ids, row) for row, (p, ids) in enumerate(zip(plans, prompts, strict=True))]
     for row, (p, ids) in enumerate(zip(located, prompts, strict=True)):
         for edit in p.edits:
             n = len(ids)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from emotrace.artifacts import Artifact
-from emotrace.errors import ArtifactError, PlanError
+from emotrace.errors import ArtifactError, PlanError, shown
 from emotrace.models.traced import Fingerprint, Model
 from emotrace.trace.sites import COMPONENT_SITES, SITES
 from emotrace.trace.tokens import Span, Tokens, check_tokens, locate
@@ -47,8 +47,8 @@ class Edit:
 
     def validated(self, model: Model) -> Self:
         """The edit itself; raises ``PlanError`` naming layer, index, shape or dtype and what would fit."""
-        if self.site not in SITES:
-            raise PlanError(f"unknown site {self.site!r}: choose one of {', '.join(SITES)}")
+        if not isinstance(self.site, str) or self.site not in SITES:
+            raise PlanError(f"unknown site {shown(self.site)}: choose one of {', '.join(SITES)}")
         name, row = f"edit of {self.site} in layer {self.layer}", model.architecture
         if self.site == "neurons" and not model.down_proj:
             raise PlanError(
@@ -58,7 +58,7 @@ class Edit:
         if type(self.layer) is not int or not 0 <= self.layer < model.sizes.layers:
             raise PlanError(f"{name}: the model has layers 0 to {model.sizes.layers - 1}")
         if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
-            raise PlanError(f"{name}: scale is {self.scale}, not a finite number")
+            raise PlanError(f"{name}: scale is {shown(self.scale)}, not a finite number")
         try:
             check_tokens(self.tokens)
         except PlanError as error:
@@ -76,6 +76,9 @@ class Edit:
         return self
 
     def _check_components(self, name: str, model: Model) -> None:
+        for field, value in (("index", self.index), ("dims", self.dims or ())):
+            if not isinstance(value, tuple):
+                raise PlanError(f"{name}: {field} is {shown(value)}; give a tuple of whole numbers")
         count, width = model.sizes.shape(self.site)
         if self.site in COMPONENT_SITES:
             wrong = [i for i in self.index if type(i) is not int or not 0 <= i < count]
@@ -89,7 +92,7 @@ class Edit:
             return
         if self.site == "neurons":
             raise PlanError(f"{name}: a neuron is one number; leave dims out")
-        if not self.dims or any(type(d) is not int or not 0 <= d < width for d in self.dims):
+        if self.dims == () or any(type(d) is not int or not 0 <= d < width for d in self.dims):
             raise PlanError(f"{name}: dims go from 0 to {width - 1}, got {self.dims}")
         if len(set(self.dims)) < len(self.dims):
             raise PlanError(f"{name}: a coordinate is named twice in dims={self.dims}")
@@ -153,9 +156,9 @@ class Plan:
 
     @property
     def rows(self) -> int | None:
-        """The batch size that its per-row values are for, or None without any; ``PlanError`` when they disagree."""
+        """The batch size that its per-row values are for, None where they fit any; ``PlanError`` when they disagree."""
         values = [v for edit in self.edits for v in (edit.add, edit.add_later) if v is not None and v.ndim == 4]
-        sizes = {v.shape[0] for v in values}
+        sizes = {v.shape[0] for v in values} - {1}
         if len(sizes) > 1:
             raise PlanError(f"values for each row are for batches of {sorted(sizes)} rows: one plan, one batch size")
         return sizes.pop() if sizes else None
@@ -166,27 +169,34 @@ class Plan:
             return self
 
         def taken(value: torch.Tensor | None) -> torch.Tensor | None:
-            return value if value is None or value.ndim < 4 else value[list(rows)]
+            return value if value is None or value.ndim < 4 or len(value) == 1 else value[list(rows)]
 
         edits = (with_fields(edit, add=taken(edit.add), add_later=taken(edit.add_later)) for edit in self.edits)
         return with_fields(self, edits=tuple(edits))
 
-    def located(self, model: Model, prompt: Sequence[int]) -> "Plan":
-        """The plan with every ``Span`` turned into the indices it has in ``prompt`` (token ids)."""
+    def located(self, model: Model, prompt: Sequence[int], row: int) -> "Plan":
+        """The plan of one row, every ``Span`` turned into the indices it has in its ``prompt`` (token ids).
+
+        A plan without spans is the same for all rows, and stays itself.
+        """
         if not self.spans:
             return self
-        return with_fields(self, edits=tuple(_located(edit, model, prompt) for edit in self.edits))
+        mine = self.for_rows([row])
+        return with_fields(mine, edits=tuple(_located(edit, model, prompt) for edit in mine.edits))
 
     def check(self, model: Model) -> None:
         """Raise ``PlanError`` when an edit does not fit the model, ``CircuitError`` when it was made for another."""
+        strange = [e for e in self.edits if not isinstance(e, Edit)] if isinstance(self.edits, tuple) else [self.edits]
+        if strange:
+            raise PlanError(f"a plan holds a tuple of edits (emotrace.Edit), not {shown(strange[0])}")
+        for fingerprint in self.made_for:
+            fingerprint.check(model.fingerprint)
         for number, edit in enumerate(self.edits):
             try:
                 edit.validated(model)
             except PlanError as error:
                 raise PlanError(f"{error} (edit {number + 1} of {len(self.edits)})") from None
         _ = self.rows
-        for fingerprint in self.made_for:
-            fingerprint.check(model.fingerprint)
 
     def save(self, path: str | Path) -> Path:
         """Write as safetensors, with everything but the values as JSON in its metadata."""
@@ -236,15 +246,21 @@ def _located(edit: Edit, model: Model, prompt: Sequence[int]) -> Edit:
 
 def by_layer(components: Iterable[Any], site: str) -> dict[int, tuple[int, ...]]:
     """Indices per layer of (layer, index) pairs, or of bare layers at sites without components."""
-    layers: dict[int, list[int]] = {}
     paired = site in COMPONENT_SITES
     wanted = "(layer, index) pairs of whole numbers" if paired else "layers, whole numbers"
+    layers: dict[int, list[int]] = {}
     try:
-        for component in components:
-            layer, *index = (operator.index(part) for part in (component if paired else [component]))
-            if len(index) != paired:
-                raise PlanError(f"{site} are named by {wanted}, got {component!r}")
-            layers.setdefault(layer, []).extend(index)
+        listed = list(components)
     except TypeError:
-        raise PlanError(f"{site} are named by {wanted}, got {components!r}") from None
+        raise PlanError(f"{site} are named by {wanted}, got {shown(components)}") from None
+    for component in listed:
+        try:
+            layer, *index = (operator.index(part) for part in (component if paired else [component]))
+        except (TypeError, ValueError):
+            raise PlanError(f"{site} are named by {wanted}, got {shown(component)}") from None
+        if len(index) != paired:
+            raise PlanError(f"{site} are named by {wanted}, got {shown(component)}")
+        if not paired and layer in layers:
+            raise PlanError(f"{site}: layer {layer} is named twice")
+        layers.setdefault(layer, []).extend(index)
     return {layer: tuple(indices) for layer, indices in layers.items()}

@@ -9,7 +9,7 @@ import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.data.prompts import Prompt
-from emotrace.errors import PlanError
+from emotrace.errors import PlanError, shown
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
@@ -89,8 +89,8 @@ def record(
         PlanError: no component was named, one that the model lacks, or another number of tokens in some prompt.
     """
     wrapped = as_model(model)
-    if isinstance(prompts, str):
-        raise PlanError("record takes a list of prompts; put the one prompt in a list")
+    if isinstance(prompts, str | Prompt) or not isinstance(prompts, Sequence | torch.Tensor):
+        raise PlanError(f"record takes a list of prompts; put the one prompt in a list (got {shown(prompts)})")
     ids = check_prompts(wrapped, [wrapped.encode([p])[0] if isinstance(p, str | Prompt) else p for p in prompts])
     if not ids:
         raise PlanError("record needs at least one prompt")
@@ -129,7 +129,10 @@ def _positions(model: Model, prompt: Sequence[int], tokens: Tokens) -> list[int]
     if isinstance(tokens, tuple):
         if not all(-n <= i < n for i in tokens):
             raise PlanError(f"token indices {tokens} lie outside a prompt of {n} tokens")
-        return [i if i < 0 else i - n for i in tokens]
+        found = [i if i < 0 else i - n for i in tokens]
+        if len(set(found)) < len(found):
+            raise PlanError(f"token indices {tokens} name a token twice in a prompt of {n} tokens")
+        return found
     if tokens not in ("last", "prompt"):
         raise PlanError(f"a prompt has no {tokens!r} tokens; record at 'last', 'prompt', indices or a Span")
     return [*range(-1 if tokens == "last" else -n, 0)]

@@ -1,12 +1,14 @@
 """Where an edit acts: names, indices and spans of a prompt, and the columns they select in a pass."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from emotrace.errors import PlanError
+from emotrace.errors import PlanError, shown
 from emotrace.models.traced import Model
 
 NAMES = ("last", "prompt", "generated", "reply", "all")
@@ -35,10 +37,12 @@ def check_tokens(tokens: Any) -> None:
     if isinstance(tokens, Span):
         if not isinstance(tokens.text, str) or not tokens.text:
             raise PlanError("a Span needs the text to look for")
+        if tokens.occurrence is not None and type(tokens.occurrence) is not int:
+            raise PlanError(f"the occurrence of a Span is a whole number from 0, not {shown(tokens.occurrence)}")
         return
-    indices = isinstance(tokens, tuple) and tokens and all(type(i) is int for i in tokens)
+    indices = isinstance(tokens, tuple) and len(tokens) > 0 and all(type(i) is int for i in tokens)
     if not indices and not (isinstance(tokens, str) and tokens in NAMES):
-        raise PlanError(f"unknown tokens={tokens!r}; choose {', '.join(NAMES)}, a tuple of indices or a Span")
+        raise PlanError(f"unknown tokens={shown(tokens)}; choose {', '.join(NAMES)}, a tuple of indices or a Span")
 
 
 def locate(model: Model, prompt: Sequence[int], span: Span) -> tuple[int, ...]:
@@ -54,25 +58,41 @@ def locate(model: Model, prompt: Sequence[int], span: Span) -> tuple[int, ...]:
         text: str = model.tokenizer.decode(list(prompt[:count]), clean_up_tokenization_spaces=False)
         return text
 
-    def tokens_before(end: int) -> int:
-        """Fewest tokens whose text is longer than ``end`` characters."""
-        low, high = 0, len(prompt)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if len(characters(middle)) > end else (middle + 1, high)
-        return low
-
     text = characters(len(prompt))
     starts = [at for at in range(len(text)) if text.startswith(span.text, at)]
     if not starts:
-        raise PlanError(f"{span.text!r} is not in the prompt {text!r}")
+        raise PlanError(f"{shown(span.text)} is not in the prompt {shown(text, 200)}")
     if span.occurrence is None and len(starts) > 1:
-        raise PlanError(f"{span.text!r} stands {len(starts)} times in the prompt {text!r}; choose occurrence=")
+        raise PlanError(
+            f"{shown(span.text)} stands {len(starts)} times in the prompt {shown(text, 150)}; choose occurrence="
+        )
     if not 0 <= (span.occurrence or 0) < len(starts):
-        raise PlanError(f"occurrence {span.occurrence} of {span.text!r}: the prompt has {len(starts)}, from 0")
+        raise PlanError(f"occurrence {span.occurrence} of {shown(span.text)}: the prompt has {len(starts)}, from 0")
     start = starts[span.occurrence or 0]
-    first, last = tokens_before(start), tokens_before(start + len(span.text) - 1)
-    return tuple(range(first - 1 - len(prompt), last - len(prompt)))
+    # Characters that the first n tokens spell out. The bytes of a character count once all of them are there; half of
+    # one can make a decoder give up on the bytes in front of it too, which is why what was known stays known.
+    shared = [_shared(characters(n), text) for n in range(len(prompt) + 1)]
+    spelt = list(accumulate(shared, max))
+    first = bisect_left(spelt, start)  # the fewest tokens that spell out all in front of the span
+    first -= spelt[first] > start  # the last of them holds the span's beginning too
+    end = bisect_left(spelt, start + len(span.text))
+    return tuple(range(first - len(prompt), end - len(prompt)))
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def check_mask(mask: Any) -> None:
+    """Raise ``PlanError`` unless ``mask`` is ``[B, T]`` with each row's tokens next to each other."""
+    if not isinstance(mask, torch.Tensor):
+        raise PlanError(f"attention_mask is a {type(mask).__name__}; give the tensor [B, T] that the model gets")
+    if mask.ndim != 2:
+        raise PlanError(f"attention_mask is {tuple(mask.shape)}; edits need one of rows and tokens, [B, T]")
+    edges = torch.nn.functional.pad(mask.cpu().bool().long(), (1, 1)).diff(dim=1).abs().sum(-1)
+    if bool((edges > 2).any()):
+        raise PlanError("attention_mask has a hole in a row: padding goes before or after the tokens, not between them")
 
 
 def selected(tokens: Tokens, step: int) -> bool:
@@ -114,8 +134,6 @@ def columns(
         lengths = torch.full((shape[0],), shape[1])
         ends = lengths
     else:
-        if tuple(mask.shape) != shape:
-            raise PlanError(f"attention_mask is {tuple(mask.shape)}, the batch has {shape} rows and tokens")
         mask = mask.cpu().bool()
         if isinstance(tokens, str) and bool(mask[:, -1].all()):
             return everything, slice(-1, None)

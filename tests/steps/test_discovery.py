@@ -69,7 +69,7 @@ def test_bad_requests_are_refused():
     with pytest.raises(DataError, match="condition 3, but only 3 conditions"):
         capture(MODEL, SAMPLES, EMOTIONS)
     smaller = tiny_model(layers=2)
-    with pytest.raises(CircuitError, match="layers and heads, this one has"):
+    with pytest.raises(CircuitError, match="layers, heads and neurons a layer, this one has"):
         assemble(
             smaller,
             score_components(MODEL, STATISTICS, DIRECTIONS, DIFFERENCES),
