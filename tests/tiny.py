@@ -67,6 +67,7 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
 }
 MIXTURES = ("mixtral", "qwen3_moe")
+QUICK = ("llama", "gemma2", "gpt2", "gpt_neox", "mixtral")  # norms after, Conv1D, parallel, experts: one of each
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 TEMPLATE += "{% if add_generation_prompt %}assistant{% endif %}"
 

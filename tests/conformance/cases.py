@@ -11,9 +11,8 @@ import torch
 
 import emotrace as et
 from tests.conformance.hooks import SITES, HookEdit, activations, layout_of, module_at
-from tests.tiny import FAMILIES, MIXTURES, tiny_hf, tiny_model
+from tests.tiny import FAMILIES, MIXTURES, QUICK, tiny_hf, tiny_model
 
-QUICK = ("llama", "gemma2", "gpt2", "gpt_neox", "mixtral")  # norms after, Conv1D, parallel, experts: one of each
 PARALLEL = "gpt_neox"
 KINDS = ("zero", "mean", "patch", "add", "scale", "set")
 WITH_MEANS = ("heads", "neurons", "resid_attn", "resid_mlp")

@@ -17,12 +17,14 @@ from tests.conformance.hooks import (
     projections,
 )
 from tests.conformance.hooks import module_at as at
-from tests.tiny import FAMILIES, MIXTURES, close, random_prompts, tiny_hf
+from tests.tiny import FAMILIES, MIXTURES, QUICK, close, random_prompts, tiny_hf
 
 EXACT = 1e-12
 PROMPTS = random_prompts(4, seed=1, shortest=6)
 PARALLEL = "gpt_neox"
-families = pytest.mark.parametrize("family", FAMILIES)
+families = pytest.mark.parametrize(
+    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 kept = cache(tiny_hf)  # hooks leave no trace, so one model of each family serves all tests
 
 

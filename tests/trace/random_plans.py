@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Derandomised, so that every run tries the same examples; a pass takes milliseconds, but the first of a model more.
 OPTIONS: dict[str, Any] = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 few = settings(max_examples=8, **OPTIONS)
-some = settings(max_examples=30, **OPTIONS)
+some = settings(max_examples=20, **OPTIONS)
 many = settings(max_examples=150, **OPTIONS)
 
 model_of = cache(tiny_model)

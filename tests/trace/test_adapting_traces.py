@@ -90,8 +90,14 @@ def in_session(nn: Any, ids: torch.Tensor, mask: torch.Tensor, check: Callable[[
 PLACES = [in_block, in_forward, in_generation, in_session]
 
 
-@pytest.mark.parametrize("fail", SHORTAGES)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "fail"),
+    [
+        pytest.param(place, fail, marks=() if place is in_block or fail is SHORTAGES[0] else pytest.mark.slow)
+        for place in PLACES
+        for fail in SHORTAGES
+    ],
+)
 def test_a_trace_that_runs_out_of_memory_is_halved(nn, place, fail):
     prompts = [[7, 8, 9, 10], [11, 12, 13], [14, 15, 16], [17, 18]]
     sizes = []
