@@ -120,9 +120,10 @@ def contact(operations: Sequence[Operation], touched: Sequence[Sequence[int]], p
     """:func:`check_contact` for operations that are compiled."""
     hits = [0] * len(passes)
     for number, operation in enumerate(operations):
-        for row in range(len(passes)) if operation.rows is None else operation.rows:
+        holding = range(len(passes)) if operation.rows is None else operation.rows
+        for row in holding:
             declared = [step for step in range(passes[row]) if selected(operation.tokens, step)]
-            missed = [step for step in declared if step >= len(touched) or not touched[step][number]]
+            missed = [step for step in declared if step >= len(touched) or touched[step][number] < len(holding)]
             if missed:
                 raise EditMissed(
                     f"{operation} touched {len(declared) - len(missed)} of {len(declared)} passes of row {row}, not "

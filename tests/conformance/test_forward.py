@@ -55,7 +55,7 @@ def agree(family, done, got, *, changes=True):
 @pytest.mark.parametrize(("family", "kind", "site", "choices"), grid(every=1, fast_every=2))
 def test_every_edit_at_every_site(family, kind, site, choices):
     for turn, name in enumerate(choices):
-        done = case(family, kind, site, CHOICES[name], later="later" in name, turn=turn)
+        done = case(family, kind, site, CHOICES[name], later="later" in name, turn=turn + SITES.index(site))
         agree(family, done, traced(named(family), done.plan), changes=name != "generated")
 
 

@@ -58,7 +58,9 @@ def agree(done, replies, wanted, ends=(END,)):
 def test_every_edit_at_every_site(family, kind, site, choices):
     changed = set()
     for turn, name in enumerate(choices):
-        done = case(family, kind, site, CHOICES[name], later="later" in name, turn=turn, prompts=PAIR)
+        done = case(
+            family, kind, site, CHOICES[name], later="later" in name, turn=turn + SITES.index(site), prompts=PAIR
+        )
         wanted = expected(family, done)
         agree(done, et.generate_replies(named(family), PAIR, done.plan, max_new_tokens=STEPS), wanted)
         if any(new != unedited(family, row) for row, new in enumerate(wanted)):

@@ -121,6 +121,9 @@ def test_contact_that_was_not_made_is_told():
         MODEL, EditMissed, r"^edit of heads in layer 0 at tokens='all' touched 1 of 3 passes of row 1, not \["
     ):
         et.check_contact(MODEL, ALL, [[2]], [1, 3])
+    with refused(MODEL, EditMissed, r"touched 0 of 1 passes of row 0, not \[0\]"):  # an invoke of one row, of two
+        et.check_contact(MODEL, ALL, [[1]], [1, 1])
+    assert et.check_contact(MODEL, ALL, [[2], [2], [2]], [1, 3]) == [1, 3]
 
 
 LLAMA = {"out_proj": "self_attn.o_proj", "mid_norm": "post_attention_layernorm"}
