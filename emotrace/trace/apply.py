@@ -25,7 +25,8 @@ def apply(
     """Make the plan's edits; call it inside ``model.trace`` or, with ``step``, inside ``for step in tracer.iter[:n]``.
 
     In a batch of several invokes it acts on the rows of the invoke that it stands in. nnsight pads invokes on the left
-    to the longest one; an ``attention_mask`` given here must be as wide.
+    to the longest one; an ``attention_mask`` given here must be as wide. Inside ``model.generate`` leave out
+    ``torch.no_grad()``: generating has its own, and two that overlap leave gradients off afterwards.
 
     Args:
         model: the model being traced, an :class:`emotrace.Model` or your nnsight model.
