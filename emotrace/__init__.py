@@ -10,10 +10,10 @@ from emotrace.judges.structure import StructureJudge
 from emotrace.models.architectures import Architecture, NormKind, register_architecture
 from emotrace.models.load import BUNDLED, BUNDLED_CIRCUIT, load
 from emotrace.models.traced import Model
+from emotrace.steps.causal import causal_scores
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
 from emotrace.steps.components import (
     Scores,
-    causal_scores,
     gradient_scores,
     score_components,
     score_heads,

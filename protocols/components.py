@@ -6,7 +6,8 @@ import torch
 
 from emotrace.data.concepts import NEUTRAL
 from emotrace.runner import Run, protocol
-from emotrace.steps.components import causal_scores, score_components
+from emotrace.steps.causal import causal_scores
+from emotrace.steps.components import score_components
 from emotrace.steps.directions import Differences, Directions
 from emotrace.steps.elicit import Elicitation
 from emotrace.trace.capture import Statistics, capture

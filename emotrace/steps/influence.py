@@ -14,9 +14,10 @@ from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.steps.directions import Directions
 from emotrace.trace.adapting import Adaptive
+from emotrace.trace.attribute import readout_gradients
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
 from emotrace.trace.inputs import check_prompts, check_shape
-from emotrace.trace.suffix import READOUTS, compute_prefix, inject, readout_gradients
+from emotrace.trace.suffix import READOUTS, compute_prefix, inject
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7)
 METHODS = ("exact", "gradient")

@@ -11,6 +11,7 @@ from emotrace.ledger import Ledger, MemoryLedger, Sums, added
 from emotrace.models.traced import Model
 from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.trace.sites import Place, place, value
 from emotrace.trace.suffix import READOUTS
 
 Metric = Callable[[torch.Tensor], torch.Tensor]
@@ -83,6 +84,29 @@ def _measured(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
     return values[:, None]
 
 
+def readout_gradients(
+    model: Model, prompts: Sequence[Sequence[int]], reference: torch.Tensor, readout: str
+) -> torch.Tensor:
+    """Gradient of ``readout . reference[e]`` with respect to what each sublayer adds at the last token.
+
+    One backward pass per emotion gives all sublayers at once: the limit of :func:`emotrace.trace.suffix.inject` for
+    vanishing strength.
+
+    Args:
+        model: any model.
+        prompts: token ids.
+        reference: ``[E, D]``.
+        readout: ``final_norm`` (after the final norm) or ``residual`` (in front of it).
+
+    Returns:
+        float64 ``[E, L, 2, D]``, summed over prompts.
+    """
+    places = [place(model, site, layer) for layer in range(model.sizes.layers) for site in ("attn_out", "mlp_out")]
+    grads = _backward(model, prompts, places, None, reference, readout, "last")
+    model.counters["influence_tokens"] += sum(len(ids) for ids in prompts)
+    return torch.stack([torch.stack(each) for each in grads]).unflatten(1, (-1, 2))
+
+
 def _sums(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -92,24 +116,36 @@ def _sums(
     tokens: str,
 ) -> Sums:
     """Gradients summed over prompts, ``[G, L, W]`` per site."""
+    places = [place(model, site, layer) for layer in range(model.sizes.layers) for site in model.sites]
+    grads = _backward(model, prompts, places, metric, reference, readout, tokens)
+    model.counters["gradient_tokens"] += sum(len(ids) for ids in prompts)
+    count = len(model.sites)
+    found = {s: torch.stack([torch.stack(each[n::count]) for each in grads]) for n, s in enumerate(model.sites)}
+    return {"neurons": found["heads"].new_zeros(*found["heads"].shape[:2], 0), **found}
+
+
+def _backward(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    places: Sequence[Place],
+    metric: Metric | None,
+    reference: torch.Tensor | None,
+    readout: str,
+    tokens: str,
+) -> list[list[torch.Tensor]]:
+    """For each of G targets, its gradient at every place, ``[W]`` on the CPU, summed over prompts and chosen tokens."""
     batch = pad_left(prompts, model.pad_token)
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
     keep = torch.zeros_like(batch.mask) if tokens == "last" else batch.mask.clone()
     keep[:, -1] = 1
-    modules = [
-        projections[layer]
-        for layer in range(model.sizes.layers)
-        for projections in (model.out_proj, model.down_proj)
-        if projections
-    ]
     embeddings, final_norm = model.embeddings, model.final_norm
     directions = torch.empty(0) if reference is None else reference.to(model.device)
     with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
         with torch.enable_grad():
             embeddings.output.requires_grad_(True)
             sites = []
-            for module in modules:
-                sites.append(module.input)
+            for at in places:
+                sites.append(value(at))
             if metric is not None:
                 targets = _measured(metric, model.output.logits[:, -1])
             else:
@@ -120,10 +156,4 @@ def _sums(
             for target in range(count):
                 grads = torch.autograd.grad(targets[:, target].sum(), sites, retain_graph=target + 1 < count)
                 out.append([torch.einsum("btw,bt->w", g.double(), keep.to(g.device, torch.float64)) for g in grads])
-    model.counters["gradient_tokens"] += int(batch.mask.sum())
-    per_layer = 2 if model.down_proj else 1
-    stacked = [[g.detach().cpu() for g in grads] for grads in out]
-    heads = torch.stack([torch.stack(grads[::per_layer]) for grads in stacked])
-    if per_layer == 1:
-        return {"heads": heads, "neurons": torch.zeros(*heads.shape[:2], 0, dtype=torch.float64)}
-    return {"heads": heads, "neurons": torch.stack([torch.stack(grads[1::2]) for grads in stacked])}
+    return [[grad.detach().cpu() for grad in grads] for grads in out]

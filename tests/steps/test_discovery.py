@@ -6,8 +6,9 @@ import torch
 
 from emotrace.data.concepts import NEUTRAL
 from emotrace.errors import CircuitError, DataError
+from emotrace.steps.causal import causal_scores
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
-from emotrace.steps.components import METHODS, causal_scores, score_components
+from emotrace.steps.components import METHODS, score_components
 from emotrace.steps.directions import difference_vectors, emotion_directions
 from emotrace.steps.influence import Influence, sublayer_influence
 from emotrace.steps.random_circuits import Controls

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from emotrace.trace.suffix import compute_prefix, inject, readout_gradients
+from emotrace.trace.attribute import readout_gradients
+from emotrace.trace.suffix import compute_prefix, inject
 from tests.conformance.hooks import layout_of, module_at
 from tests.tiny import FAMILIES, close, hooked, random_prompts, tiny_model, torch_model
 
