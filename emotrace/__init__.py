@@ -10,6 +10,7 @@ from emotrace.judges.structure import StructureJudge
 from emotrace.models.architectures import Architecture, NormKind, register_architecture
 from emotrace.models.load import BUNDLED, BUNDLED_CIRCUIT, load
 from emotrace.models.traced import Model
+from emotrace.remote.connection import Ndif
 from emotrace.steps.causal import causal_scores
 from emotrace.steps.circuit import EmotionCircuit, add, assemble
 from emotrace.steps.components import (
@@ -53,6 +54,7 @@ __all__ = [
     "Group",
     "Influence",
     "Model",
+    "Ndif",
     "NormKind",
     "Plan",
     "Prompt",

@@ -33,6 +33,18 @@ class RunError(EmotraceError):
     """A protocol or a run folder is unusable; the message names the protocol, parameter or file."""
 
 
+class HostedError(EmotraceError):
+    """A hosted model cannot be used: the server is down, refuses, or cannot run what it was sent; says what to do."""
+
+
+class TimeLimitExceeded(HostedError):
+    """One request ran longer than the server allows; less work a request fits."""
+
+
+class Stopped(EmotraceError):
+    """Work in another thread was given up because the whole was: an error elsewhere, or an interrupt."""
+
+
 def shown(value: object, most: int = 60) -> str:
     """A value as a message names it: its ``repr``, cut, or what kind of container of numbers it is."""
     shape = getattr(value, "shape", None)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import nnsight
 import numpy as np
 import torch
 
@@ -35,22 +36,26 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, components: list[list[Component]]) -> np.ndarray:
-            batch, direction = batches[emotion], reference[run.concepts.index(emotion)].to(model.device)
-            plans = {id(part): zero(heads=part) if site == "heads" else zero(neurons=part) for part in components}
-            with (
-                model.lock,
-                model.trace(
-                    batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
-                ),
-            ):
-                with torch.no_grad():
-                    apply(model, [plans[id(part)] for part in components])
-                    score = (model.final_norm.output[:, -1].double() @ direction).save()
-            model.counters["curve_tokens"] += int(batch.mask.sum())
-            return score.cpu().numpy()
+        def emotion_score(emotion: str, variants: list[list[list[Component]]]) -> np.ndarray:
+            batch, direction = batches[emotion], reference[run.concepts.index(emotion)]
+            made = {
+                id(part): zero(heads=part) if site == "heads" else zero(neurons=part) for v in variants for part in v
+            }
+            plans = [[made[id(part)] for part in variant] for variant in variants]
+            with model.lock, model.session():
+                found = nnsight.save([])
+                for plan in plans:
+                    with model.trace(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1):
+                        with torch.no_grad():
+                            apply(model, plan)
+                            state = model.final_norm.output[:, -1].double()
+                            found.append((state @ direction.to(state.device)).cpu())
+            model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
+            return torch.stack(found).numpy()
 
-        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
+        found = dose_curve(
+            scores, site, ks, controls, clusters, emotion_score, seed=run.seed, workers=model.workers, ledger=run.ledger
+        )
         return found.summary("projection on the reference direction", run.seed)
 
     return {"curves": {site: curve(site) for site in model.sites}, "prompts": len(chosen) * len(labels)}

@@ -8,7 +8,7 @@ from emotrace.runner import Run, protocol
 from emotrace.steps.directions import difference_vectors, emotion_directions
 from emotrace.steps.elicit import Elicitation
 from emotrace.steps.separation import States, cosines, nearest_direction_accuracy
-from emotrace.trace.capture import capture, last_token_states
+from emotrace.trace.capture import capture, state_coordinates
 
 
 @protocol(needs=["elicit"])
@@ -32,7 +32,7 @@ def directions(run: Run, *, contrast: Literal["neutral", "emotions"] = "neutral"
     kept = set(list(dict.fromkeys(reply.skeleton_id for reply in elicited.accepted()))[:sample])
     replies = [r for e in run.concepts.labels for r in elicited.accepted(e) if r.skeleton_id in kept]
     layers = tuple(range(run.model.sizes.layers))
-    values = last_token_states(
+    values = state_coordinates(
         run.model, [r.prompt_ids for r in replies], layers, batch_tokens=run.batch_tokens, ledger=run.ledger
     )
     labels = torch.tensor([run.concepts.index(r.condition) for r in replies])

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import nnsight
 import numpy as np
 import torch
 
@@ -39,26 +40,29 @@ def enhance(
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, components: list[list[Component]]) -> np.ndarray:
+        def emotion_score(emotion: str, variants: list[list[list[Component]]]) -> np.ndarray:
             e = run.concepts.index(emotion)
-            direction, values = reference[e].to(model.device), differences.last[site][e]
-            plans = {
+            direction, values = reference[e], differences.last[site][e]
+            made = {
                 id(part): edits.add({c: values[c] for c in part}, site, strength=strength, tokens="last")
-                for part in components
+                for variant in variants
+                for part in variant
             }
-            with (
-                model.lock,
-                model.trace(
-                    batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1, remote=model.remote
-                ),
-            ):
-                with torch.no_grad():
-                    apply(model, [plans[id(part)] for part in components])
-                    score = (model.final_norm.output[:, -1].double() @ direction).save()
-            model.counters["curve_tokens"] += int(batch.mask.sum())
-            return score.cpu().numpy()
+            plans = [[made[id(part)] for part in variant] for variant in variants]
+            with model.lock, model.session():
+                found = nnsight.save([])
+                for plan in plans:
+                    with model.trace(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1):
+                        with torch.no_grad():
+                            apply(model, plan)
+                            state = model.final_norm.output[:, -1].double()
+                            found.append((state @ direction.to(state.device)).cpu())
+            model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
+            return torch.stack(found).numpy()
 
-        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, seed=run.seed, ledger=run.ledger)
+        found = dose_curve(
+            scores, site, ks, controls, clusters, emotion_score, seed=run.seed, workers=model.workers, ledger=run.ledger
+        )
         return found.summary("projection on the reference direction", run.seed)
 
     return {"curves": {site: curve(site) for site in model.sites}, "prompts": len(chosen) * len(labels)}

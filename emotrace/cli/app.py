@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -10,6 +10,18 @@ from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from emotrace.errors import EmotraceError, RunError
+
+if TYPE_CHECKING:
+    from emotrace.remote.connection import Ndif
+
+Remote = Annotated[bool, typer.Option("--remote", help="Run the model on NDIF; its weights are not loaded here.")]
+Host = Annotated[
+    str | None, typer.Option(metavar="URL", help="NDIF server, with or without --remote.", show_default="nnsight's")
+]
+RequestTokens = Annotated[
+    int | None, typer.Option(min=1, help="On NDIF: forward tokens a request may hold.", show_default="65536")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="On NDIF: requests under way at a time.", show_default="4")]
 
 app = typer.Typer(
     name="emotrace",
@@ -37,6 +49,8 @@ PROTOCOL is a shipped name (see [bold]emotrace protocols[/bold]) or your own .py
   emotrace run circuit --model Qwen/Qwen3-0.6B --dtype bfloat16
 
   emotrace run my_protocol.py --data my_scenarios.jsonl
+
+  emotrace run circuit --model meta-llama/Llama-3.1-70B-Instruct --remote
 
 A run can be killed at any moment: the same command goes on after the last finished batch. The run folder then holds
 manifest.json, summary.json, report.html and one folder per stage."""
@@ -66,7 +80,10 @@ def run(
     batch_tokens: Annotated[int, typer.Option(min=1, help="Token budget of a batch.")] = 4096,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the model's own by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen for you by default.")] = None,
-    remote: Annotated[bool, typer.Option("--remote", help="Run the model on NDIF.")] = False,
+    remote: Remote = False,
+    host: Host = None,
+    request_tokens: RequestTokens = None,
+    jobs: Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Compute every stage again.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
 ) -> None:
@@ -74,7 +91,8 @@ def run(
     from emotrace.cli.run import run_and_show
     from emotrace.runner import Inputs
 
-    inputs = Inputs(model, data, seed=seed, batch_tokens=batch_tokens, dtype=dtype, device=device, remote=remote)
+    server = hosted(remote, host, request_tokens=request_tokens, jobs=jobs)
+    inputs = Inputs(model, data, seed=seed, batch_tokens=batch_tokens, dtype=dtype, device=device, remote=server)
     folder = out or Path("runs") / Path(protocol).stem
     run_and_show(protocol, folder, inputs, assignments(parameter or []), force, report, Console())
 
@@ -98,22 +116,51 @@ def steer(
     ] = None,
     model: Annotated[str, typer.Option(help="'bundled', a folder, or a Hugging Face Hub id.")] = "bundled",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 64,
+    remote: Remote = False,
+    host: Host = None,
 ) -> None:
     """See ``STEER_HELP``."""
     from emotrace.cli.steer import steered_table
 
-    Console().print(steered_table(text, emotion, strength, circuit, model, max_new_tokens))
+    server = hosted(remote, host)
+    Console().print(steered_table(text, emotion, strength, circuit, model, max_new_tokens, remote=server))
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    remote: Annotated[bool, typer.Option("--remote", help="Check everything that a run on NDIF needs.")] = False,
+    host: Host = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --remote: a Hub id to run one small request on.", metavar="ORG/NAME")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="With --model: the dtype that you want it in.")] = None,
+) -> None:
     """Check this installation: versions, devices, the bundled model, and whether NDIF can be reached.
 
-    Ends with exit code 1 when something here is broken; an unreachable NDIF is reported only.
+    With [bold]--remote[/bold] also all that a run on NDIF needs: the server, your API key, its versions against yours,
+    what it hosts, and with [bold]--model[/bold] one small request, with the dtype it finds. Each finding says what to
+    do. Ends with exit code 1 when something is broken; without --remote an unreachable NDIF is reported only.
     """
     from emotrace.cli.doctor import examine
 
-    raise typer.Exit(0 if examine(Console()) else 1)
+    server = hosted(remote or model is not None, host)
+    raise typer.Exit(0 if examine(Console(), server or None, model, dtype) else 1)
+
+
+def hosted(remote: bool, host: str | None, **settings: int | None) -> "Ndif | Literal[False]":
+    """What the options say of a server, as ``remote=`` takes it; a host alone is enough.
+
+    Raises:
+        RunError: settings of a server that is not asked for.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not remote and host is None:
+        if given:
+            raise RunError(f"--{next(iter(given)).replace('_', '-')} is for a model on NDIF: add --remote")
+        return False
+    from emotrace.remote.connection import Ndif
+
+    return Ndif(host, **given)
 
 
 def assignments(texts: list[str]) -> dict[str, str]:

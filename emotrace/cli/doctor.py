@@ -1,48 +1,46 @@
 """``emotrace doctor``: is everything that a study needs here and working?"""
 
-import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from emotrace.cli.findings import Finding, show
 from emotrace.errors import EmotraceError
 from emotrace.runner.manifest import versions
 
+if TYPE_CHECKING:
+    from emotrace.remote.connection import Ndif
+
 TESTED = {"python": "3.11", "torch": "2.13.0", "nnsight": "0.8.1", "transformers": "5.23.0"}
 TIMEOUT_SECONDS = 3.0
-STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
+def examine(console: Console, server: "Ndif | None" = None, model: str | None = None, dtype: str | None = None) -> bool:
+    """Look at everything, print it, and say whether it works.
 
-    Attributes:
-        what: its name.
-        state: ``"broken"`` means that a study cannot run here; ``"note"`` is for people to judge.
-        detail: what was found.
+    Args:
+        console: where to print.
+        server: look at all that a run on this server needs; without it, only whether NDIF answers.
+        model: with ``server``, a Hub id to run one small request on.
+        dtype: what ``model`` has to be held in.
     """
-
-    what: str
-    state: Literal["ok", "note", "broken"]
-    detail: str
+    return show(_findings(server, model, dtype), console)
 
 
-def examine(console: Console) -> bool:
-    """Look at everything, print it, and say whether all that is local works."""
-    findings = [*version_findings(versions()), device_finding(), model_finding(), ndif_finding()]
-    table = Table(show_header=False, box=None)
-    for finding in findings:
-        table.add_row(Text(finding.what), Text(finding.state, STYLES[finding.state]), Text(finding.detail))
-    console.print(table)
-    return all(finding.state != "broken" for finding in findings)
+def _findings(server: "Ndif | None", model: str | None, dtype: str | None) -> Iterator[Finding]:
+    yield from version_findings(versions())
+    yield device_finding()
+    yield model_finding()
+    if server is None:
+        yield ndif_finding()
+        return
+    from emotrace.cli.doctor_remote import remote_findings
+
+    yield from remote_findings(server, model, dtype)
 
 
 def version_findings(installed: dict[str, str]) -> list[Finding]:
@@ -86,10 +84,10 @@ def bundled_reply() -> str:
 
 def ndif_finding(host: str | None = None, timeout: float = TIMEOUT_SECONDS) -> Finding:
     """Whether NDIF answers; needed for ``--remote`` only."""
-    from nnsight import CONFIG
+    from emotrace.remote.connection import Ndif, api_key
 
-    url = (host or CONFIG.API.HOST).rstrip("/")
-    key = "an API key is set" if os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY else "no API key is set"
+    url = Ndif(host).url
+    key = "an API key is set" if api_key() else "no API key is set"
     try:
         with urllib.request.urlopen(f"{url}/ping", timeout=timeout) as answer:
             return Finding("NDIF", "ok", f"{url} answers ({answer.status}); {key}")

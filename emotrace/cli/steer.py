@@ -15,7 +15,14 @@ def as_scene(text: str) -> str:
 
 
 def steered_table(
-    text: str, emotion: str, strength: float, circuit: Path | None, model: str, max_new_tokens: int
+    text: str,
+    emotion: str,
+    strength: float,
+    circuit: Path | None,
+    model: str,
+    max_new_tokens: int,
+    *,
+    remote: "bool | et.Ndif" = False,
 ) -> Table:
     """The two replies side by side.
 
@@ -30,7 +37,7 @@ def steered_table(
         raise CircuitError(f"{source}: no such circuit; find one: emotrace run circuit --model {model}")
     kept = et.EmotionCircuit.load(source)
     plan = et.add(kept, emotion, strength=strength)
-    loaded = et.load(model)
+    loaded = et.load(model, remote=remote)
     kept.check(loaded)
     if model == "bundled":
         text = as_scene(text)

@@ -4,6 +4,8 @@ A norm is ``gain * x / sqrt(mean(x^2) + eps) + bias``, with the mean over D take
 (LayerNorm). Biases cancel in differences, so they do not appear here.
 """
 
+from __future__ import annotations
+
 import torch
 
 

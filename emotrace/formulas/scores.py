@@ -13,41 +13,47 @@ Weights = Callable[[int], torch.Tensor]
 by layer, so that no more than one layer's weights are held."""
 
 
-def written(values: torch.Tensor, weights: Weights, directions: torch.Tensor) -> torch.Tensor:
+def read_back(weights: Weights, directions: torch.Tensor) -> torch.Tensor:
+    """Each layer's direction read back through each component's matrix, ``W[l, :, k]^T v[e, l]``.
+
+    Args:
+        weights: of each layer.
+        directions: ``[E, L, D]``.
+
+    Returns:
+        ``[E, L, K, w]``.
+    """
+    layers = [torch.einsum("dkw,ed->ekw", weights(layer), directions[:, layer]) for layer in range(directions.shape[1])]
+    return torch.stack(layers, 1)
+
+
+def column_norms(weights: Weights, layers: int) -> torch.Tensor:
+    """Norm of what each component of width 1 writes per unit of activation, ``[L, K]``."""
+    return torch.stack([weights(layer)[..., 0].norm(dim=0) for layer in range(layers)])
+
+
+def written(values: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
     """Write of each component along its layer's direction: ``(W[l, :, k] z[e, l, k]) . v[e, l]``.
 
     Args:
         values: ``[E, L, K, w]`` mean activations (or differences of means), or ``[E, L, K]`` where w is 1.
-        weights: of each layer.
-        directions: ``[E, L, D]``.
+        read: ``[E, L, K, w]``, from :func:`read_back`.
 
     Returns:
         ``[E, L, K]``.
     """
     values = values if values.ndim == 4 else values[..., None]
-    layers = [
-        torch.einsum("ekw,dkw,ed->ek", values[:, layer], weights(layer), directions[:, layer])
-        for layer in range(values.shape[1])
-    ]
-    return torch.stack(layers, 1)
+    return (values * read).sum(-1)
 
 
-def alignment(weights: Weights, directions: torch.Tensor) -> torch.Tensor:
-    """Cosine of each component's write direction (w = 1) with the layer's, ``[E, L, K]``; blind to activations."""
-    layers = []
-    for layer in range(directions.shape[1]):
-        columns = weights(layer)[..., 0]
-        layers.append(directions[:, layer] @ (columns / columns.norm(dim=0).clamp(min=1e-300)))
-    return torch.stack(layers, 1)
+def alignment(read: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """Cosine of each component's write direction (w = 1) with the layer's, ``[E, L, K]``; blind to activations.
 
-
-def read_back(weights: Weights, directions: torch.Tensor) -> torch.Tensor:
-    """Norm of the direction read back through each component's matrix, ``[E, L, K]``; blind to activations."""
-    layers = [
-        torch.einsum("dkw,ed->ekw", weights(layer), directions[:, layer]).norm(dim=-1)
-        for layer in range(directions.shape[1])
-    ]
-    return torch.stack(layers, 1)
+    Args:
+        read: ``[E, L, K, 1]``, from :func:`read_back`.
+        norms: ``[L, K]``, from :func:`column_norms`.
+    """
+    return read[..., 0] / norms.clamp(min=1e-300)
 
 
 def ranking(scores: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from emotrace.errors import ModelError
 from emotrace.models.memory import refuse_if_too_large
 from emotrace.models.traced import Model, wrap
+from emotrace.remote.connection import Ndif, as_ndif
 
 BUNDLED = Path(str(resources.files("emotrace.models"))) / "bundled" / "weights"
 BUNDLED_CIRCUIT = BUNDLED.parent / "circuit.safetensors"
@@ -22,7 +23,7 @@ def load(
     tokenizer: Any = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
-    remote: bool = False,
+    remote: bool | str | Ndif = False,
 ) -> Model:
     """A model ready to study.
 
@@ -30,9 +31,11 @@ def load(
         model: ``"bundled"``, a folder, a Hub id, a Hugging Face model (give ``tokenizer=``), or an nnsight model,
             which is used as it is and never changed.
         tokenizer: for a Hugging Face model in memory.
-        dtype: torch dtype or its name; the bundled model's default is float32, any other model's is its own.
+        dtype: torch dtype or its name; the bundled model's default is float32, any other model's is its own. With
+            ``remote`` the server decides, and one that holds the model in another dtype is refused.
         device: where to put the weights; ``"auto"`` lets accelerate place them.
-        remote: run on NDIF; weights are not loaded here.
+        remote: run on NDIF; weights are not loaded here. True for the host that nnsight is configured for, its URL, or
+            an :class:`emotrace.Ndif` with more settings. The model must be a Hub id, or your nnsight model of one.
 
     >>> load("bundled").sizes
     Sizes(layers=8, heads=16, key_value_heads=4, head_width=16, width=128, neurons=384, vocabulary=1280)
@@ -42,16 +45,17 @@ def load(
     """
     if isinstance(model, Model):
         return model
+    ndif = as_ndif(remote)
     if isinstance(model, str | Path):
-        return _load_named(str(model), dtype, device, remote)
+        return _load_named(str(model), dtype, device, ndif)
     if dtype is not None or device is not None:
         raise ModelError("dtype= and device= apply to models loaded by name; set them on the model itself")
-    if remote and isinstance(model, torch.nn.Module):
+    if ndif and isinstance(model, torch.nn.Module):
         raise ModelError("a model in memory is not hosted anywhere; give its name on the Hub with remote=True")
     if hasattr(model, "trace") and hasattr(model, "_module"):
         if getattr(model, "tokenizer", None) is None:
             raise ModelError("the nnsight model has no tokenizer; build it with tokenizer=")
-        return wrap(model, identity=_name_of(model._module), remote=remote)
+        return wrap(model, identity=_name_of(model._module), ndif=ndif)
     if isinstance(model, torch.nn.Module):
         if tokenizer is None:
             raise ModelError("a Hugging Face model in memory needs tokenizer=")
@@ -75,15 +79,19 @@ def as_model(model: Any) -> Model:
     return load(model)
 
 
-def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.device | None, remote: bool) -> Model:
+def _load_named(
+    name: str, dtype: torch.dtype | str | None, device: str | torch.device | None, ndif: Ndif | None
+) -> Model:
     bundled = name == "bundled"
     source = str(BUNDLED) if bundled else name
     if bundled and not (BUNDLED / "config.json").is_file():
         raise ModelError(
             f"the bundled model is missing from {BUNDLED}; train it: python -m emotrace.models.bundled.train"
         )
-    if remote and (dtype is not None or device is not None):
-        raise ModelError("with remote=True the server decides dtype and device; leave them out")
+    if ndif and device is not None:
+        raise ModelError("with remote=True the server decides where the model is; leave device= out")
+    if ndif and (bundled or Path(name).is_dir()):
+        raise ModelError(f"{name!r} is on this machine; a server hosts models of the Hub, by their names: org/name")
     wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if wanted is None:
         wanted = torch.float32 if bundled else "auto"
@@ -93,10 +101,10 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
     safe = {"trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **safe)
-        if not remote:
+        if not ndif:
             refuse_if_too_large(name, config, wanted, device)
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        if remote:
+        if ndif:
             nn = TransformersModel(source, tokenizer=tokenizer, task="text-generation")
         else:
             placement = {"device_map": "auto"} if device == "auto" else {}
@@ -105,8 +113,14 @@ def _load_named(name: str, dtype: torch.dtype | str | None, device: str | torch.
         raise
     except Exception as error:  # transformers, tokenizers, safetensors and the Hub each raise errors of their own
         raise ModelError(f"cannot load {name!r}: {_reason(error)}") from error
-    if remote:
-        return wrap(nn, identity=name, remote=True)
+    if ndif:
+        model = wrap(nn, identity=name, ndif=ndif)
+        if isinstance(wanted, torch.dtype) and model.dtype != wanted:
+            raise ModelError(
+                f"{ndif.url} holds {name!r} in {str(model.dtype).removeprefix('torch.')}, and "
+                f"{str(wanted).removeprefix('torch.')} was asked for; leave dtype out to take the server's"
+            )
+        return model
     if device is not None and device != "auto":
         try:
             weights = weights.to(device)

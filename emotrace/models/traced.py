@@ -4,9 +4,10 @@ import hashlib
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ import torch
 from emotrace.data.prompts import Prompt, render
 from emotrace.errors import CircuitError, ModelError
 from emotrace.models.architectures import Sizes, architecture_of, sizes_of, submodule
+from emotrace.models.probe import FINGERPRINT_SLICE, Probe, probe
 from emotrace.models.weights import projection_bias, projection_weight
-
-FINGERPRINT_SLICE = 16
+from emotrace.remote.backend import HostedBackend
+from emotrace.remote.connection import Connection, Ndif
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ class Fingerprint:
 class Model:
     """An nnsight model and what emotrace knows of it. Attributes it lacks are the nnsight model's own.
 
-    ``model.trace(...)``, ``model.generate(...)`` and ``model.session(...)`` are nnsight's; one lock per model guards
-    them, because an nnsight model is not thread-safe. Lists hold one nnsight module a layer.
+    ``model.trace(...)``, ``model.generate(...)`` and ``model.session(...)`` are nnsight's, run where the model is:
+    here, or by an NDIF server. One lock guards a model that is here, because an nnsight model is not thread-safe. Lists
+    hold one nnsight module a layer.
 
     Attributes:
         nn: the nnsight model, as given.
@@ -66,8 +69,9 @@ class Model:
         architecture: the row of the architecture table.
         sizes: L, H, key-value heads, head width, D, F, vocabulary.
         identity: the name or path it was loaded from, for manifests.
-        remote: passed to nnsight's ``remote=``.
-        counters: tokens computed so far, by kind.
+        remote: whether an NDIF server runs it; no trace needs ``remote=`` for that.
+        connection: the way to that server; None for a model that is here.
+        counters: tokens computed so far, by kind; :meth:`count` adds to them.
         blocks: the blocks; their output is the residual stream after the MLP.
         out_proj: their input holds the heads.
         attn_out: their output is what attention adds to the residual stream.
@@ -79,13 +83,15 @@ class Model:
         embeddings: the token embeddings.
     """
 
-    def __init__(self, nn: Any, *, identity: str, remote: bool = False) -> None:
+    def __init__(self, nn: Any, *, identity: str, ndif: Ndif | None = None) -> None:
         self.nn = nn
         self.tokenizer = nn.tokenizer
         self.identity = identity
-        self.remote = remote
-        self.lock = threading.RLock()
+        self.remote = ndif is not None
+        self.connection = None if ndif is None else Connection(ndif)
+        self.lock: AbstractContextManager[Any] = nullcontext() if ndif else threading.RLock()
         self.counters: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self.compiled: Any = None  # what emotrace.trace.apply did last, for the next step of a loop
         torch_module = nn._module
         self.architecture = row = architecture_of(torch_module, torch_module.config)
@@ -106,6 +112,51 @@ class Model:
             raise AttributeError(name)
         return getattr(self.nn, name)
 
+    @property
+    def trace(self) -> Callable[..., Any]:
+        """nnsight's ``trace``, run where the model is."""
+        return self._routed(self.nn.trace)
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """nnsight's ``generate``, run where the model is."""
+        return self._routed(self.nn.generate)
+
+    @property
+    def session(self) -> Callable[..., Any]:
+        """nnsight's ``session``: traces inside it are one request to a server."""
+        return self._routed(self.nn.session)
+
+    def _routed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        # A partial, not a method of ours: nnsight looks for the `with` statement a fixed number of frames up.
+        return method if self.connection is None else partial(method, backend=HostedBackend(self, self.connection))
+
+    def __shipped__(self, model: Any) -> tuple[Any, ...]:
+        """On a server: the nnsight model, with the lists of modules as attributes (``emotrace.remote.wire``)."""
+        names = (
+            "blocks",
+            "out_proj",
+            "attn_out",
+            "middle",
+            "mid_norm",
+            "down_proj",
+            "mlp_out",
+            "final_norm",
+            "embeddings",
+        )
+        return ShippedModel, (self.nn, {name: getattr(self, name) for name in names})
+
+    def count(self, **amounts: float) -> None:
+        """Add to counters; safe in threads."""
+        with self._counting:
+            self.counters.update(amounts)
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Everything counted so far: tokens, and for a hosted model requests, bytes and seconds waited."""
+        with self._counting:
+            return {**self.counters, **(self.connection.counters if self.connection else {})}
+
     def __repr__(self) -> str:
         return f"Model({self.identity!r}, {self.architecture.name}, {self.sizes}, remote={self.remote})"
 
@@ -125,8 +176,23 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the first parameter."""
-        return next(self.nn._module.parameters()).dtype
+        """Dtype of the first parameter; of a hosted model the server's, which may not be the checkpoint's."""
+        return self.probed.dtype if self.remote else next(self.nn._module.parameters()).dtype
+
+    @cached_property
+    def probed(self) -> Probe:
+        """What a server says of a hosted model, asked once."""
+        return probe(self)
+
+    @property
+    def request_tokens(self) -> int | None:
+        """Forward tokens that one request to the server may hold; None for a model that is here."""
+        return self.connection.settings.request_tokens if self.connection else None
+
+    @property
+    def workers(self) -> int:
+        """Batches that may be under way at a time."""
+        return self.connection.settings.jobs if self.connection else 1
 
     @cached_property
     def end_of_text(self) -> tuple[int, ...]:
@@ -188,10 +254,13 @@ class Model:
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         text = repr(vocabulary) + str(self.tokenizer.chat_template)
         part = slice(FINGERPRINT_SLICE)
-        out, down = (
-            [self._weight(projection, part, part).abs().mean().item() for projection in projections]
-            for projections in (self.out_proj, self.down_proj)
-        )
+        if self.remote:
+            out, down = self.probed.slices
+        else:
+            out, down = (
+                [self._weight(projection, part, part).abs().mean().item() for projection in projections]
+                for projections in (self.out_proj, self.down_proj)
+            )
         sums = tuple(zip(out, down or [0.0] * len(out), strict=True))
         tokenizer = hashlib.sha256(text.encode()).hexdigest()
         return Fingerprint(asdict(self.sizes), tokenizer, sums)
@@ -206,14 +275,27 @@ def _device(module: Any) -> torch.device:
     return torch.device("cpu" if where is None else where)
 
 
+class ShippedModel:
+    """What a :class:`Model` is on a server: attributes it lacks are the nnsight model's own."""
+
+    def __init__(self, nn, modules):  # type: ignore[no-untyped-def]  # travels as source, where our types are unknown
+        self.__dict__.update(modules)
+        self.nn = nn
+        self.remote = False
+
+    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+        return getattr(self.nn, name)
+
+
 _wrapped: "weakref.WeakValueDictionary[int, Model]" = weakref.WeakValueDictionary()
 
 
-def wrap(nn: Any, *, identity: str, remote: bool = False) -> Model:
+def wrap(nn: Any, *, identity: str, ndif: Ndif | None = None) -> Model:
     """The :class:`Model` of an nnsight model: while one lives, the same one, so that both share its lock."""
     known = _wrapped.get(id(nn))
-    if known is not None and known.nn is nn and known.remote == remote:
+    settings = known.connection.settings if known is not None and known.connection else None
+    if known is not None and known.nn is nn and settings == ndif:
         return known
-    model = Model(nn, identity=identity, remote=remote)
+    model = Model(nn, identity=identity, ndif=ndif)
     _wrapped[id(nn)] = model
     return model

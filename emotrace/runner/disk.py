@@ -3,8 +3,9 @@
 import json
 import os
 import random
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -18,11 +19,13 @@ from safetensors.torch import save_file
 
 from emotrace.artifacts import written_aside
 from emotrace.errors import RunError
-from emotrace.ledger import Batch, Record, Sums, added
+from emotrace.ledger import Batch, Record, Result, Sums, added, computed
+from emotrace.remote import jobs
 
 Counters = Mapping[str, float]
 LOG = "computed.log"
 BATCHES = "batches"
+JOBS = "jobs.jsonl"
 
 
 def _no_counters() -> Counters:
@@ -41,7 +44,9 @@ class DiskLedger:
     safetensors file with the running sums and the number of batches in them, replaced after every batch. Both carry the
     stage's key, and are thrown away when it differs. ``computed.log`` gains a JSON line per batch computed, with its
     seconds and what the model counted. Results pass through the disk's format whether they come from there or not, and
-    random generators are seeded per batch, so a resumed run equals an uninterrupted one bit for bit.
+    random generators are seeded per batch, so a resumed run equals an uninterrupted one bit for bit. ``jobs.jsonl``
+    beside the batches holds the ids of jobs submitted to a server, so that what it has finished is collected, not
+    repeated.
 
     Attributes:
         folder: the stage's folder.
@@ -57,8 +62,11 @@ class DiskLedger:
     watch: Callable[[str, int, int], None] = _unseen
     counters: Callable[[], Counters] = _no_counters
     _used: set[str] = field(default_factory=set)
+    _counted: Counters = field(default_factory=dict)
 
-    def map(self, name: str, batches: Sequence[Batch], work: Callable[[Batch], list[Record]]) -> list[Record]:
+    def map(
+        self, name: str, batches: Sequence[Batch], work: Callable[[Batch], list[Record]], *, workers: int = 1
+    ) -> list[Record]:
         """JSON records of every batch, in batch order (``emotrace.ledger.Ledger.map``)."""
         path = self._claim(name, ".jsonl", len(batches))
         results, valid = self._lines(path, name, len(batches))
@@ -67,32 +75,42 @@ class DiskLedger:
             file.seek(valid)
             if not valid:
                 _append(file, {"key": self.key, "batches": len(batches)})
-            for index in range(len(results), len(batches)):
-                before, start = dict(self.counters()), time.perf_counter()
-                self._seed(name, index)
-                records = work(batches[index])
+            for index, records, seconds in self._computed(name, len(results), batches, work, workers):
                 results.append(_append(file, {"batch": index, "records": records})["records"])
-                self._log(name, index, before, start)
+                self._log(name, index, seconds)
                 self.watch(name, index + 1, len(batches))
         return [record for records in results for record in records]
 
-    def fold(self, name: str, batches: Sequence[Batch], work: Callable[[Batch], Sums]) -> Sums:
+    def fold(self, name: str, batches: Sequence[Batch], work: Callable[[Batch], Sums], *, workers: int = 1) -> Sums:
         """Sum over batches of named tensors, on the CPU, in batch order (``emotrace.ledger.Ledger.fold``)."""
         path = self._claim(name, ".safetensors", len(batches))
         total, done = self._sums(path, name, len(batches))
-        for index in range(done, len(batches)):
-            before, start = dict(self.counters()), time.perf_counter()
-            self._seed(name, index)
-            part = {
-                key: value.detach().to("cpu", copy=True).contiguous() for key, value in work(batches[index]).items()
-            }
+        for index, sums, seconds in self._computed(name, done, batches, work, workers):
+            part = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in sums.items()}
             total = added(total, part)
             header = {"key": self.key, "batches": len(batches), "done": index + 1}
             with written_aside(path) as aside:
                 save_file(total, aside, metadata={"ledger": json.dumps(header)})
-            self._log(name, index, before, start)
+            self._log(name, index, seconds)
             self.watch(name, index + 1, len(batches))
         return total
+
+    def _computed(
+        self, name: str, done: int, batches: Sequence[Batch], work: Callable[[Batch], Result], workers: int
+    ) -> Iterator[tuple[int, Result, float]]:
+        """Number, result and seconds of every batch from ``done`` on; jobs of a server are written down."""
+        journal = JobFile(self.folder / BATCHES / JOBS, self.key)
+        self._counted = dict(self.counters())
+
+        def one(index: int) -> tuple[int, Result, float]:
+            start = time.perf_counter()
+            if workers == 1:  # threads share the generators, and what they draw is drawn on the server
+                self._seed(name, index)
+            with jobs.batch(journal, name, index):
+                result = work(batches[index])
+            return index, result, time.perf_counter() - start
+
+        return computed(range(done, len(batches)), one, workers)
 
     def _claim(self, name: str, suffix: str, count: int) -> Path:
         if name in self._used:
@@ -147,15 +165,41 @@ class DiskLedger:
     def _seed(self, name: str, index: int) -> None:
         seed_generators(self.seed, self.folder.name, name, index)
 
-    def _log(self, name: str, index: int, before: Counters, start: float) -> None:
-        entry = {
-            "name": name,
-            "batch": index,
-            "seconds": round(time.perf_counter() - start, 4),
-            "counters": difference(before, self.counters()),
-        }
+    def _log(self, name: str, index: int, seconds: float) -> None:
+        counted = dict(self.counters())
+        counters, self._counted = difference(self._counted, counted), counted
+        entry = {"name": name, "batch": index, "seconds": round(seconds, 4), "counters": counters}
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+class JobFile:
+    """Jobs of a stage, one JSON line each, appended before anything waits for them; the last line of a key counts."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self._lock = threading.Lock()
+        self._jobs: dict[jobs.Key, tuple[str, str | None]] = {}
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            for line in text[: text.rfind("\n") + 1].splitlines():
+                entry = json.loads(line)
+                if entry["stage"] == key:
+                    name, index, part, number = entry["request"]
+                    self._jobs[name, index, part, number] = (entry["host"], entry["job"])
+
+    def find(self, key: jobs.Key, host: str) -> str | None:
+        """The job of a request (``emotrace.remote.jobs.Journal.find``)."""
+        with self._lock:
+            known, job = self._jobs.get(key, ("", None))
+        return job if known == host else None
+
+    def keep(self, key: jobs.Key, host: str, job: str | None) -> None:
+        """Write a job down (``emotrace.remote.jobs.Journal.keep``)."""
+        with self._lock:
+            self._jobs[key] = (host, job)
+            with self.path.open("ab") as file:
+                _append(file, {"stage": self.key, "request": list(key), "host": host, "job": job})
 
 
 def computed_batches(stage_folder: Path) -> list[dict[str, Any]]:

@@ -137,6 +137,9 @@ def _compute(
     before, start = inputs.counters(), time.perf_counter()
     earlier = computed_batches(cache.folder)
     watch = partial(watcher.batches, spec.name)
+    inputs.listen(partial(watcher.server, spec.name))
+    if inputs.ndif is not None:  # requests of another size are other batches; finished stages do not depend on it
+        key = key_of({"stage": key, "request_tokens": inputs.ndif.request_tokens})
     ledger = DiskLedger(cache.folder, key, inputs.seed, watch, inputs.counters)
     seed_generators(inputs.seed, spec.name)
     result = spec.function(Run(folder, spec.name, reachable, inputs, ledger), **values)

@@ -21,6 +21,8 @@ class Reporter(Protocol):
 
     def batches(self, stage: str, name: str, done: int, total: int) -> None: ...
 
+    def server(self, stage: str, text: str, trouble: bool) -> None: ...
+
     def done(self, stage: str, seconds: float) -> None: ...
 
     def stop(self) -> None: ...
@@ -54,6 +56,10 @@ class PlainReporter:
     def batches(self, stage: str, name: str, done: int, total: int) -> None:
         if time.monotonic() - self._said > EVERY_SECONDS:
             self._say(f"{stage}: {name} {done}/{total}")
+
+    def server(self, stage: str, text: str, trouble: bool) -> None:
+        if trouble or time.monotonic() - self._said > EVERY_SECONDS:
+            self._say(f"{stage}: {text}")
 
     def done(self, stage: str, seconds: float) -> None:
         self._say(f"{stage}: done in {seconds:.1f} s")
@@ -92,6 +98,12 @@ class LiveReporter:
         text = f"{name} {done}/{total}"
         # never quite full: rich stops the clock of a full bar, and a stage may hold several pieces of work
         self._progress.update(self._tasks[stage], description=text, completed=done, total=max(total, 1) + 1e-9)
+
+    def server(self, stage: str, text: str, trouble: bool) -> None:
+        if trouble:
+            self._progress.console.print(f"{stage}: {text}", highlight=False, markup=False)
+        else:
+            self._progress.update(self._tasks[stage], description=text)
 
     def done(self, stage: str, seconds: float) -> None:
         self._progress.update(self._tasks[stage], description=f"done in {seconds:.1f} s", total=1, completed=1)

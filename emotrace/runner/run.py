@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -21,6 +21,7 @@ from emotrace.runner.cache import StageCache, key_of, model_key
 if TYPE_CHECKING:
     from emotrace.judges.structure import StructureJudge
     from emotrace.models.traced import Model
+    from emotrace.remote.connection import Ndif
 
 Kind = TypeVar("Kind", bound=Artifact)
 
@@ -37,7 +38,7 @@ class Inputs:
         batch_tokens: token budget of a batch.
         dtype: torch dtype's name, or ``None`` for the model's default.
         device: torch device's name, or ``None`` for the default.
-        remote: run the model on NDIF.
+        remote: run the model on NDIF: True, a host's URL, or an :class:`emotrace.Ndif`.
         custom_judge: a judge to use in place of the bundled one.
     """
 
@@ -48,9 +49,10 @@ class Inputs:
     batch_tokens: int = 4096
     dtype: str | None = None
     device: str | None = None
-    remote: bool = False
+    remote: "bool | str | Ndif" = False
     custom_judge: Judge | None = None
     loaded: bool = field(default=False, init=False)
+    _watch: Callable[[str, bool], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -60,9 +62,29 @@ class Inputs:
     def model(self) -> "Model":
         from emotrace.models.load import load
 
-        model = load(self.source, dtype=self.dtype, device=self.device, remote=self.remote)
+        model = load(self.source, dtype=self.dtype, device=self.device, remote=self.ndif or False)
         self.loaded = True
+        if model.connection is not None and self._watch is not None:
+            model.connection.watch = self._watch
         return model
+
+    @cached_property
+    def ndif(self) -> "Ndif | None":
+        """The server that runs the model; None for one that is here."""
+        connection = getattr(self.source, "connection", None)
+        if connection is not None:
+            return cast("Ndif", connection.settings)
+        if not self.remote:
+            return None
+        from emotrace.remote.connection import as_ndif
+
+        return as_ndif(self.remote)
+
+    def listen(self, watch: Callable[[str, bool], None]) -> None:
+        """From now on ``watch`` is told what a server says of jobs (``emotrace.remote.connection.Connection``)."""
+        self._watch = watch
+        if self.loaded and self.model.connection is not None:
+            self.model.connection.watch = watch
 
     @cached_property
     def data(self) -> SevDataset:
@@ -88,7 +110,7 @@ class Inputs:
 
     def counters(self) -> Mapping[str, float]:
         """The model's counters so far; none before it is loaded."""
-        return dict(getattr(self.model, "counters", {})) if self.loaded else {}
+        return dict(getattr(self.model, "spent", {})) if self.loaded else {}
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -98,7 +120,7 @@ class Inputs:
         else:
             model = {"name": self.model_id, "fingerprint": key_of({"fingerprint": fingerprint(self.model)})}
         return {
-            "model": {**model, "dtype": self.dtype or "default", "remote": self.remote},
+            "model": {**model, "dtype": self.dtype or "default", "remote": self.ndif.url if self.ndif else False},
             "data": self.data.sha256,
             "concepts": self.concepts.name,
             "judge": "bundled" if self.custom_judge is None else self.custom_judge.name,

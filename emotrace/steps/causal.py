@@ -5,7 +5,7 @@ from typing import Any
 
 from emotrace.data.concepts import NEUTRAL
 from emotrace.errors import DataError, ModelError
-from emotrace.ledger import Ledger, MemoryLedger, Record
+from emotrace.ledger import Ledger
 from emotrace.models.load import as_model
 from emotrace.steps.directions import Directions
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
@@ -35,7 +35,7 @@ def causal_scores(
         components: indices per layer.
         readout: ``residual``, or for heads ``normed``: after the norm that feeds the MLP.
         batch_tokens: token budget of a batch.
-        ledger: keeps finished batches (one per emotion and prompt).
+        ledger: keeps finished batches.
 
     Returns:
         score per (emotion, layer, index).
@@ -55,25 +55,21 @@ def causal_scores(
     Plan(tuple(Edit(site, layer, tuple(indices)) for layer, indices in components.items())).check(wrapped)
     check_shape(wrapped, "directions", directions.vectors.shape[1:], (wrapped.sizes.layers, 2, wrapped.sizes.width))
     sublayer = 0 if site == "heads" else 1
-    batches = [(emotion, tuple(ids)) for emotion in directions.emotions for ids in prompts[emotion]]
-
-    def work(batch: tuple[str, tuple[int, ...]]) -> list[Record]:
-        emotion, ids = batch
-        vectors = directions.vectors[directions.emotions.index(emotion), :, sublayer]
-        falls = {
-            layer: zeroing_falls(
-                wrapped, ids, site, layer, indices, vectors[layer], readout=readout, batch_tokens=batch_tokens
-            ).tolist()
-            for layer, indices in components.items()
-        }
-        return [
-            {"emotion": emotion, "layer": layer, "index": index, "fall": fall}
-            for layer, indices in components.items()
-            for index, fall in zip(indices, falls[layer], strict=True)
-        ]
-
-    totals: dict[tuple[str, int, int], float] = {}
-    for record in (ledger or MemoryLedger()).map(f"causal_{site}", batches, work):
-        key = (record["emotion"], record["layer"], record["index"])
-        totals[key] = totals.get(key, 0.0) + record["fall"]
-    return {key: total / len(prompts[key[0]]) for key, total in totals.items()}
+    asked = [(e, ids) for e, emotion in enumerate(directions.emotions) for ids in prompts[emotion]]
+    sums = zeroing_falls(
+        wrapped,
+        [ids for _, ids in asked],
+        [e for e, _ in asked],
+        site,
+        components,
+        directions.vectors[:, :, sublayer],
+        readout=readout,
+        batch_tokens=batch_tokens,
+        ledger=ledger,
+    )
+    return {
+        (emotion, layer, index): float(sums[layer][e, at]) / len(prompts[emotion])
+        for e, emotion in enumerate(directions.emotions)
+        for layer, indices in components.items()
+        for at, index in enumerate(indices)
+    }

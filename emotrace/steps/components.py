@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.errors import DataError
-from emotrace.formulas.scores import alignment, ranking, read_back, written
+from emotrace.formulas.scores import alignment, ranking, written
 from emotrace.ledger import Ledger
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
@@ -20,6 +19,7 @@ from emotrace.trace.capture import Sample, Statistics
 from emotrace.trace.inputs import check_prompts, check_shape
 from emotrace.trace.normed import normed_scores
 from emotrace.trace.variants import check_readout
+from emotrace.trace.weights import directions_read_back, write_sizes
 
 METHODS = ("analytic", "attribution", "gradient", "activation_difference", "weight_alignment", "random")
 
@@ -109,8 +109,8 @@ def score_components(
     attn, mlp = directions.vectors[:, :, 0], directions.vectors[:, :, 1]
     last = differences.last
     if method == "attribution":
-        heads = written(last["heads"], partial(wrapped.write_weight, "heads"), attn)
-        neurons = written(last["neurons"], partial(wrapped.write_weight, "neurons"), mlp)
+        heads = written(last["heads"], directions_read_back(wrapped, "heads", attn))
+        neurons = written(last["neurons"], directions_read_back(wrapped, "neurons", mlp))
     elif method == "gradient":
         if not prompts:
             raise DataError("method='gradient' needs prompts to take the gradient at")
@@ -121,8 +121,8 @@ def score_components(
     elif method == "activation_difference":
         heads, neurons = last["heads"].norm(dim=-1), last["neurons"].abs()
     elif method == "weight_alignment":
-        heads = read_back(partial(wrapped.write_weight, "heads"), attn)
-        neurons = alignment(partial(wrapped.write_weight, "neurons"), mlp)
+        heads = directions_read_back(wrapped, "heads", attn).norm(dim=-1)
+        neurons = alignment(directions_read_back(wrapped, "neurons", mlp), write_sizes(wrapped, "neurons"))
     else:
         generator = torch.Generator().manual_seed(seed)
         shapes = last["heads"].shape[:-1], last["neurons"].shape
@@ -197,7 +197,7 @@ def score_heads(
         options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
         return _behind_norms(wrapped, statistics, directions, readout, **options)["heads"]
     rows = [statistics.conditions.index(emotion) for emotion in directions.emotions]
-    return written(statistics.last["heads"][rows], partial(wrapped.write_weight, "heads"), directions.vectors[:, :, 0])
+    return written(statistics.last["heads"][rows], directions_read_back(wrapped, "heads", directions.vectors[:, :, 0]))
 
 
 def score_neurons(
@@ -220,7 +220,7 @@ def score_neurons(
     if wrapped.architecture.mlp_norm and wrapped.down_proj:
         options: dict[str, Any] = {"samples": samples, "batch_tokens": batch_tokens, "ledger": ledger}
         return _behind_norms(wrapped, statistics, directions, "residual", **options)["neurons"]
-    return written(activations, partial(wrapped.write_weight, "neurons"), directions.vectors[:, :, 1])
+    return written(activations, directions_read_back(wrapped, "neurons", directions.vectors[:, :, 1]))
 
 
 def _check_measured(model: Model, statistics: Statistics, directions: Directions) -> None:

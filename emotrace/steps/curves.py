@@ -82,9 +82,10 @@ def dose_curve(
     ks: Sequence[int],
     draws: int,
     clusters: Mapping[str, Sequence[str]],
-    measure: Callable[[str, list[list[Component]]], np.ndarray],
+    measure: Callable[[str, list[list[list[Component]]]], np.ndarray],
     *,
     seed: int,
+    workers: int = 1,
     ledger: Ledger | None = None,
 ) -> Curve:
     """The k best components against random ones, for every emotion and every k up to a quarter of all.
@@ -97,35 +98,37 @@ def dose_curve(
         ks: numbers of components.
         draws: random draws; prompts take them in turn.
         clusters: per emotion, the scenario of each of its N prompts.
-        measure: ``(emotion, components of each prompt) -> [N]``.
+        measure: ``(emotion, components of each prompt in each of V variants) -> [V, N]``.
         seed: start of the random draws.
-        ledger: keeps each finished measurement.
+        workers: emotions measured at a time.
+        ledger: keeps the finished measurements of each emotion.
 
     Raises:
         DataError: no k lies between 1 and a quarter of the components.
     """
-    book = ledger or MemoryLedger()
-
-    def kept(name: str, emotion: str, components: list[list[Component]]) -> np.ndarray:
-        def work(batch: list[list[Component]]) -> list[Record]:
-            return [{"values": measure(emotion, batch).tolist()}]
-
-        return np.array(book.map(f"{site}_{emotion}_{name}", [components], work)[0]["values"])
-
     total = scores.at(site)[0].numel()
     used = tuple(k for k in ks if 1 <= k <= total // 4)
     if not used:
         raise DataError(f"every k of {tuple(ks)} lies outside 1 to {total // 4}, a quarter of the model's {site}")
-    top: dict[str, np.ndarray] = {}
-    random: dict[str, np.ndarray] = {}
-    baseline: dict[str, np.ndarray] = {}
-    for emotion in scores.emotions:
+
+    def work(emotion: str) -> list[Record]:
         n = len(clusters[emotion])
-        baseline[emotion] = kept("none", emotion, [[]] * n)
-        top[emotion] = np.stack([kept(f"top_{k}", emotion, [scores.top(site, emotion, k)] * n) for k in used])
-        dealt = []
+        variants: list[list[list[Component]]] = [[[]] * n]
+        variants += [[scores.top(site, emotion, k)] * n for k in used]
         for k in used:
             drawn = [random_components(scores, site, emotion, k, seed + 104729 * (d + 1)) for d in range(draws)]
-            dealt.append(kept(f"random_{k}", emotion, [drawn[row % draws] for row in range(n)]))
-        random[emotion] = np.stack(dealt)
-    return Curve(used, top, random, baseline, clusters, draws)
+            variants.append([drawn[row % draws] for row in range(n)])
+        return [{"values": measure(emotion, variants).tolist()}]
+
+    emotions = list(scores.emotions)
+    records = (ledger or MemoryLedger()).map(f"curve_{site}", emotions, work, workers=workers)
+    found = {e: np.array(record["values"]) for e, record in zip(emotions, records, strict=True)}
+    count = 1 + len(used)
+    return Curve(
+        used,
+        {e: values[1:count] for e, values in found.items()},
+        {e: values[count:] for e, values in found.items()},
+        {e: values[0] for e, values in found.items()},
+        clusters,
+        draws,
+    )

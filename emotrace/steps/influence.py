@@ -9,15 +9,14 @@ import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.errors import DataError
-from emotrace.ledger import Ledger, MemoryLedger, Sums, added
+from emotrace.ledger import Ledger, Sums
 from emotrace.models.load import as_model
-from emotrace.models.traced import Model
 from emotrace.steps.directions import Directions
-from emotrace.trace.adapting import Adaptive
 from emotrace.trace.attribute import readout_gradients
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.inputs import check_prompts, check_shape
-from emotrace.trace.suffix import READOUTS, compute_prefix, inject
+from emotrace.trace.requests import Batches, folded
+from emotrace.trace.suffix import READOUTS, injected_shifts
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7)
 METHODS = ("exact", "gradient")
@@ -87,39 +86,18 @@ def sublayer_influence(
     shape = (model.sizes.layers, 2, model.sizes.width)
     check_shape(model, "directions", directions.vectors.shape[1:], shape)
     variants = len(directions.emotions) * len(alphas) * 2
-    extra = variants if method == "exact" else 0
-    batches = plan_batches([len(ids) + extra for ids in prompts], batch_tokens)
+    lengths = [len(ids) + (variants if method == "exact" else 0) for ids in prompts]
+    strengths = torch.tensor(alphas, dtype=torch.float64)
+    sizes = strengths[:, None, None] * directions.sigma
 
-    def work(rows: tuple[int, ...]) -> Sums:
-        chosen = [prompts[row] for row in rows]
+    def work(batches: Batches) -> Sums:
+        chosen = [[prompts[row] for row in rows] for rows in batches]
         if method == "gradient":
             gradients = readout_gradients(model, chosen, directions.reference, readout)
             return {"influence": (gradients * directions.vectors).sum(-1)}
-        return {"influence": _exact_sums(model, chosen, directions, alphas, readout)}
+        moved = injected_shifts(model, chosen, directions.vectors, sizes, directions.reference, readout)
+        return {"influence": (moved / sizes.permute(1, 2, 0)[:, :, None]).mean(-1).permute(2, 0, 1)}
 
-    adaptive = Adaptive(work, added, "influence", lengths=[len(ids) + extra for ids in prompts])
-    sums = (ledger or MemoryLedger()).fold(f"influence_{method}_{readout}", batches, adaptive)
+    sums = folded(model, f"influence_{method}_{readout}", lengths, batch_tokens, work, ledger)
     used = tuple(alphas) if method == "exact" else ()
     return Influence(directions.emotions, sums["influence"] / len(prompts), readout, method, used, len(prompts))
-
-
-def _exact_sums(
-    model: Model, prompts: Sequence[Sequence[int]], directions: Directions, alphas: Sequence[float], readout: str
-) -> torch.Tensor:
-    """Influence summed over prompts and averaged over alphas, ``[E, L, 2]``."""
-    prefix = compute_prefix(model, prompts, readout)
-    strengths = torch.tensor(alphas, dtype=torch.float64)
-    emotions, layers = directions.vectors.shape[:2]
-    total = torch.zeros(emotions, layers, 2, dtype=torch.float64)
-    for layer in range(layers):
-        pushes = []
-        for sublayer in range(2):
-            push = strengths[:, None] * directions.sigma[layer, sublayer]
-            pushes.append((push * directions.vectors[:, layer, sublayer, None, :]).flatten(0, 1))
-        nothing = torch.zeros_like(pushes[0])
-        attn, mlp = torch.cat([pushes[0], nothing]), torch.cat([nothing, pushes[1]])
-        shifted = inject(model, prefix, layer, attn, mlp, readout) - prefix.final[:, None]
-        by_variant = shifted.cpu().sum(0).unflatten(0, (2, emotions, len(alphas)))
-        moved = torch.einsum("pead,ed->epa", by_variant, directions.reference)
-        total[:, layer] = (moved / (strengths * directions.sigma[layer][:, None])).mean(-1)
-    return total

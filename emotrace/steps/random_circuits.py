@@ -1,6 +1,8 @@
 """Controls for a circuit: other components, the same size; and the same components, another direction."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ from emotrace.models.traced import Model
 from emotrace.steps.circuit import SITES, EmotionCircuit, from_components
 from emotrace.steps.directions import Differences
 from emotrace.trace.plan import Component
+from emotrace.trace.weights import write_norms
+
+Norms = torch.Tensor
 
 
 class Controls:
@@ -59,27 +64,25 @@ class Controls:
         }
         return self._with_circuit_norms(replace(self.circuit, **drawn))
 
-    def summed_writes(self, circuit: EmotionCircuit, site: str, place: str, emotion: str) -> torch.Tensor:
-        """What the circuit's components of ``site`` together add in each layer, ``[L, D]``, at strength 1."""
-        sizes = self.model.sizes
-        total = torch.zeros(sizes.layers, sizes.width, dtype=torch.float64)
-        pairs, vectors = circuit.components(site, emotion), circuit.vectors(site, place, emotion).double()
-        for layer in sorted({layer for layer, _ in pairs}):
-            held = [n for n, pair in enumerate(pairs) if pair[0] == layer]
-            weights = self.model.write_weight(site, layer, [pairs[n][1] for n in held])
-            total[layer] = torch.einsum("dkw,kw->d", weights, vectors[held])
-        return total
+    def norms(self, circuit: EmotionCircuit, places: Sequence[str] = ("last", "reply")) -> dict[tuple[str, ...], Norms]:
+        """Norm of what the circuit's components of a site add in each layer, ``[L]`` at strength 1.
+
+        By site, place and emotion; all of them are one request to a hosted model.
+        """
+        keys = [(site, place, e) for site in SITES for place in places for e in circuit.emotions]
+        writes = [
+            (site, circuit.components(site, emotion), circuit.vectors(site, place, emotion))
+            for site, place, emotion in keys
+        ]
+        return dict(zip(keys, write_norms(self.model, writes), strict=True))
 
     def write_fraction(self, circuit: EmotionCircuit, sigma: torch.Tensor) -> float:
         """Largest summed write of any sublayer at the last token over the residual stream's norm, mean over emotions.
 
         ``sigma`` is the root mean square ``[L, 2]`` of neutral states, so the stream's norm is ``sigma * sqrt(D)``.
         """
-        norms = sigma * self.model.sizes.width**0.5
-        fractions = [
-            torch.stack([self.summed_writes(circuit, site, "last", e).norm(dim=-1) for site in SITES], -1) / norms
-            for e in circuit.emotions
-        ]
+        written, stream = self.norms(circuit, ("last",)), sigma * self.model.sizes.width**0.5
+        fractions = [torch.stack([written[site, "last", e] for site in SITES], -1) / stream for e in circuit.emotions]
         return float(torch.stack(fractions).flatten(1).amax(-1).mean())
 
     def shortfall(self, circuit: EmotionCircuit) -> int:
@@ -105,14 +108,18 @@ class Controls:
             self.model, self.differences, chosen, budgets=self.circuit.budgets, allocation=name, method="random"
         )
 
+    @cached_property
+    def _circuit_norms(self) -> dict[tuple[str, ...], Norms]:
+        return self.norms(self.circuit)
+
     def _with_circuit_norms(self, other: EmotionCircuit) -> EmotionCircuit:
         fields: dict[str, Any] = {}
+        norms, other_norms = self._circuit_norms, self.norms(other)
         for site in SITES:
             for place in ("last", "reply"):
                 scaled = {}
                 for emotion in other.emotions:
-                    mine = self.summed_writes(self.circuit, site, place, emotion).norm(dim=-1)
-                    theirs = self.summed_writes(other, site, place, emotion).norm(dim=-1)
+                    mine, theirs = norms[site, place, emotion], other_norms[site, place, emotion]
                     factors = torch.where(theirs > 0, mine / theirs.clamp(min=1e-300), torch.zeros_like(mine))
                     layers = torch.tensor([layer for layer, _ in other.components(site, emotion)], dtype=torch.int64)
                     scaled[emotion] = other.vectors(site, place, emotion) * factors[layers][:, None]

@@ -16,7 +16,8 @@ class States(Artifact):
     Attributes:
         emotions: E names.
         layers: K layer indices.
-        states: float32 ``[N, K, 2, D]`` after attention and after the MLP.
+        states: float32 ``[N, K, 2, C]`` after attention and after the MLP, in coordinates that keep inner products
+            within a layer (:func:`emotrace.trace.capture.state_coordinates`).
         label_index: int64 ``[N]`` into ``emotions``.
         clusters: the scenario of each row.
     """

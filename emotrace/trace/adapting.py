@@ -1,4 +1,4 @@
-"""Batches that get smaller when memory runs out: the work goes on instead of ending."""
+"""Batches that get smaller when memory, or a server's time, runs out: the work goes on instead of ending."""
 
 import gc
 import re
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from emotrace.errors import EmotraceError, ModelError
+from emotrace.errors import EmotraceError, ModelError, TimeLimitExceeded
 
 Result = TypeVar("Result")
 
@@ -50,10 +50,10 @@ class Adaptive(Generic[Result]):
         ledger.map(name, batches, Adaptive(work, operator.add, "generating replies", lengths=lengths))
         ledger.fold(name, batches, Adaptive(work, added, "capturing activations", lengths=lengths))
 
-    A batch that runs out of memory is halved until it fits; batches that follow are cut beforehand to the size that
-    did, and one warning says so. Pieces are computed and joined in the order of the rows, so records come out as from
-    the whole batch, and sums but for the last bits. Memory is what grows with padded tokens: a later batch of shorter
-    rows keeps more of them.
+    A batch that runs out of memory, or of the time that a server gives to a request, is halved until it fits; batches
+    that follow are cut beforehand to the size that did, and one warning says so. Pieces are computed and joined in the
+    order of the rows, so records come out as from the whole batch, and sums but for the last bits. Memory is what grows
+    with padded tokens: a later batch of shorter rows keeps more of them.
 
     Args:
         work: rows ``[B]``, longest first, to their result. It may be called again on rows on which it failed, so it
@@ -76,6 +76,7 @@ class Adaptive(Generic[Result]):
         self.what = what
         self.lengths = lengths
         self.limit: int | None = None
+        self.lacking = "memory"
         self._failed: tuple[int, str] | None = None
         self._warned = False
 
@@ -105,7 +106,11 @@ class Adaptive(Generic[Result]):
         try:
             return self.work(rows), None
         except Exception as error:
-            if not is_out_of_memory(error):
+            if isinstance(error, TimeLimitExceeded):
+                self.lacking = "time"
+            elif is_out_of_memory(error):
+                self.lacking = "memory"
+            else:
                 raise
             trouble = str(error).strip().split("\n")[0] or type(error).__name__
         # Only here, outside the except block, is the traceback gone, and with it the tensors in the frames it holds.
@@ -117,9 +122,12 @@ class Adaptive(Generic[Result]):
     def _shrink(self, rows: tuple[int, ...], trouble: str) -> None:
         if len(rows) < 2:
             tokens = "" if self.lengths is None else f" ({self._size(rows)} tokens)"
+            advice = "or ask for a longer limit"
+            if self.lacking == "memory":
+                advice = 'or load the model with dtype="bfloat16", device="auto" or remote=True'
             raise ModelError(
-                f"{self.what}: memory ran out on one row alone{tokens}, so no smaller batch can help: shorten it, or "
-                f'load the model with dtype="bfloat16", device="auto" or remote=True ({trouble})'
+                f"{self.what}: {self.lacking} ran out on one row alone{tokens}, so no smaller batch can help: shorten "
+                f"it, {advice} ({trouble})"
             )
         self.limit = self._size(rows[: (len(rows) + 1) // 2])
         self._failed = self._failed or (len(rows), trouble)
@@ -128,10 +136,11 @@ class Adaptive(Generic[Result]):
         assert self._failed is not None
         self._warned = True
         rows, trouble = self._failed
-        advice = "a smaller batch_tokens=" if self.lengths is None else f"batch_tokens={self._size(fitted)}"
+        budget = "batch_tokens" if self.lacking == "memory" else "request_tokens"
+        advice = f"a smaller {budget}=" if self.lengths is None else f"{budget}={self._size(fitted)}"
         warnings.warn(
-            f"{self.what}: memory ran out on a batch of {rows} rows; it was cut to {len(fitted)}, and batches that "
-            f"follow are cut alike. {advice} avoids the failed attempt ({trouble})",
+            f"{self.what}: {self.lacking} ran out on a batch of {rows} rows; it was cut to {len(fitted)}, and batches "
+            f"that follow are cut alike. {advice} avoids the failed attempt ({trouble})",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,17 +1,23 @@
-"""Compiled edits, applied inside a trace: the user's or ours; and the proof that they were."""
+"""Compiled edits, applied inside a trace of the user's own; and the proof that they were."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from emotrace.errors import EditMissed, PlanError, shown
 from emotrace.models.load import as_model
-from emotrace.models.traced import Model
-from emotrace.trace.compile import Operation, compile_rows
+from emotrace.trace.compile import compile_rows
+from emotrace.trace.passes import described, for_rows, make_edits, one_token
 from emotrace.trace.plan import Plan
-from emotrace.trace.sites import place, value
-from emotrace.trace.tokens import check_mask, columns, selected
+from emotrace.trace.sites import value
+from emotrace.trace.tokens import check_mask, selected
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
+    from emotrace.trace.passes import Operation
 
 
 def apply(
@@ -23,6 +29,9 @@ def apply(
     input_ids: torch.Tensor | None = None,
 ) -> list[int]:
     """Make the plan's edits; call it inside ``model.trace`` or, with ``step``, inside ``for step in tracer.iter[:n]``.
+
+    On a hosted model the plan is compiled and checked here, before the block is sent; edits at a ``Span`` have to be
+    located before the block (:meth:`emotrace.Plan.located`).
 
     In a batch of several invokes it acts on the rows of the invoke that it stands in. nnsight pads invokes on the left
     to the longest one; an ``attention_mask`` given here must be as wide. Inside ``model.generate`` leave out
@@ -52,40 +61,25 @@ def apply(
     if attention_mask is not None:
         check_mask(attention_mask)
     operations, rows = _compiled(wrapped, plan, attention_mask, input_ids)
-    if step and operations and not any(selected(operation.tokens, step) for operation in operations):
+    return edit_pass(operations, step, attention_mask, rows)
+
+
+def edit_pass(operations: Sequence[Operation], step: int, mask: torch.Tensor | None, rows: int | None) -> list[int]:
+    """A pass in a block of the user's own, where a cache may be missing."""
+    if step and operations and not any(selected(operation["tokens"], step) for operation in operations):
         # without a cache this pass reads the prompt again, unedited, and no edit is there to notice
-        one_token(step, value(place(wrapped, operations[0].site, operations[0].layer)).shape[1])
-    return apply_operations(wrapped, operations, step, attention_mask, rows=rows)
+        one_token(step, value(operations[0]["at"]).shape[1])
+    return make_edits(operations, step, mask, rows)
 
 
-def apply_operations(
-    model: Model,
-    operations: Sequence[Operation],
-    step: int,
-    attention_mask: torch.Tensor | None = None,
-    *,
-    rows: int | None = None,
-) -> list[int]:
-    """Compiled operations, made in this pass, on a batch of ``rows`` (None for any size); rows touched by each."""
-    active = [selected(operation.tokens, step) for operation in operations]
-    if step == 0 and attention_mask is not None:  # what does not fit raises before the model computes anything
-        for operation in operations:
-            _where(operation, step, attention_mask.shape[:2], attention_mask, rows)
-    touched = []
-    for operation, acts in zip(operations, active, strict=True):
-        if not acts:
-            touched.append(0)
-            continue
-        at = place(model, operation.site, operation.layer)
-        values = value(at)
-        where, holding = _where(operation, step, values.shape[:2], attention_mask, rows)
-        if operation.site == "heads" and values.requires_grad:
-            # attention's backward pass needs its output as it was; a copy takes the edit and goes on in its place
-            values = values.clone()
-            at[0].input = values
-        values[where] = _edited(values[where], operation, step)
-        touched.append(holding)
-    return touched
+def apply_shipped(model, plan, *, step=0, attention_mask=None, input_ids=None):  # type: ignore[no-untyped-def]
+    """:func:`apply` on a server, where a plan has become its operations (``Plan.__shipped__``)."""
+    several = bool(plan) and isinstance(plan[0], list)
+    operations = for_rows(plan, range(len(plan))) if several else plan
+    return edit_pass(operations, step, attention_mask, len(plan) if several else None)
+
+
+apply.__dict__["__shipped__"] = apply_shipped
 
 
 def check_contact(
@@ -121,50 +115,17 @@ def contact(operations: Sequence[Operation], touched: Sequence[Sequence[int]], p
     """:func:`check_contact` for operations that are compiled."""
     hits = [0] * len(passes)
     for number, operation in enumerate(operations):
-        holding = range(len(passes)) if operation.rows is None else operation.rows
+        holding = range(len(passes)) if operation["rows"] is None else operation["rows"]
         for row in holding:
-            declared = [step for step in range(passes[row]) if selected(operation.tokens, step)]
+            declared = [step for step in range(passes[row]) if selected(operation["tokens"], step)]
             missed = [step for step in declared if step >= len(touched) or touched[step][number] < len(holding)]
             if missed:
                 raise EditMissed(
-                    f"{operation} touched {len(declared) - len(missed)} of {len(declared)} passes of row {row}, not "
-                    f"{missed}; the result is not that of this plan"
+                    f"{described(operation)} touched {len(declared) - len(missed)} of {len(declared)} passes of row "
+                    f"{row}, not {missed}; the result is not that of this plan"
                 )
             hits[row] += len(declared)
     return hits
-
-
-def one_token(step: int, width: int) -> None:
-    """Raise ``PlanError`` when a pass after the prompt's reads the whole text again."""
-    if width != 1:
-        raise PlanError(
-            f"pass {step} reads {width} tokens: edits while generating need use_cache=True, one token a pass"
-        )
-
-
-def _where(
-    operation: Operation, step: int, shape: Sequence[int], mask: torch.Tensor | None, rows: int | None
-) -> tuple[Any, int]:
-    """Index of the tokens that an operation acts on in this pass, and how many rows hold it."""
-    batch, width = shape
-    made_for = rows or operation.values_per_row
-    if made_for not in (None, batch):
-        raise PlanError(f"{operation}: made for {made_for} rows, the batch has {batch}: plans and input_ids go by row")
-    if step > 0:
-        one_token(step, width)
-    if mask is not None and step == 0 and tuple(mask.shape) != (batch, width):
-        raise PlanError(f"attention_mask is {tuple(mask.shape)}, the batch has {(batch, width)} rows and tokens")
-    holding = range(batch) if operation.rows is None else operation.rows
-    return columns(operation.tokens, step, (batch, width), mask if step == 0 else None, holding), len(holding)
-
-
-def _edited(values: torch.Tensor, operation: Operation, step: int) -> torch.Tensor:
-    add = operation.add_later if step else operation.add
-    if operation.blank is not None:
-        values = values.masked_fill(operation.blank.to(values.device), 0)
-    if operation.scale is not None:
-        values = values * operation.scale.to(values)
-    return values if add is None else values + add.to(values)
 
 
 def _compiled(

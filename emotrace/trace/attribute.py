@@ -1,18 +1,22 @@
 """Gradients at every neuron and head from one backward pass."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
 
 from emotrace.errors import DataError
-from emotrace.ledger import Ledger, MemoryLedger, Sums, added
-from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.ledger import Ledger, Sums
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.requests import Batches, folded
 from emotrace.trace.sites import Place, place, value
 from emotrace.trace.suffix import READOUTS
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 Metric = Callable[[torch.Tensor], torch.Tensor]
 """From the last token's logits ``[B, V]`` to one number for each row, ``[B]``, or from those of one prompt, ``[1, V]``,
@@ -61,19 +65,17 @@ def component_gradients(
     if tokens not in TOKENS or readout not in READOUTS:
         raise DataError(f"choose tokens from {TOKENS} and readout from {READOUTS}, got {tokens!r} and {readout!r}")
 
-    def work(rows: tuple[int, ...]) -> Sums:
-        return _sums(model, [prompts[row] for row in rows], metric, reference, readout, tokens)
+    def work(batches: Batches) -> Sums:
+        return _sums(model, [[prompts[row] for row in rows] for rows in batches], metric, reference, readout, tokens)
 
-    lengths = [len(ids) for ids in prompts]
-    adaptive = Adaptive(work, added, "gradients", lengths=lengths)
-    sums = (ledger or MemoryLedger()).fold(name, plan_batches(lengths, batch_tokens), adaptive)
+    sums = folded(model, name, [len(ids) for ids in prompts], batch_tokens, work, ledger)
     shape = model.sizes.shape("heads")
     return {"heads": sums["heads"].unflatten(-1, shape) / len(prompts), "neurons": sums["neurons"] / len(prompts)}
 
 
-def _measured(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
+def measured(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
     """The metric of every row, ``[B, 1]``."""
-    values: Any = metric(logits)
+    values = metric(logits)
     if isinstance(values, torch.Tensor) and values.ndim == 0:
         values = torch.stack([metric(row[None]) for row in logits]) if len(logits) > 1 else values[None]
     if not isinstance(values, torch.Tensor) or tuple(values.shape) != (len(logits),):
@@ -85,16 +87,16 @@ def _measured(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
 
 
 def readout_gradients(
-    model: Model, prompts: Sequence[Sequence[int]], reference: torch.Tensor, readout: str
+    model: Model, batches: Sequence[Sequence[Sequence[int]]], reference: torch.Tensor, readout: str
 ) -> torch.Tensor:
     """Gradient of ``readout . reference[e]`` with respect to what each sublayer adds at the last token.
 
-    One backward pass per emotion gives all sublayers at once: the limit of :func:`emotrace.trace.suffix.inject` for
-    vanishing strength.
+    One backward pass per emotion gives all sublayers at once: the limit of
+    :func:`emotrace.trace.suffix.injected_shifts` for vanishing size.
 
     Args:
         model: any model.
-        prompts: token ids.
+        batches: prompts of each batch, as token ids.
         reference: ``[E, D]``.
         readout: ``final_norm`` (after the final norm) or ``residual`` (in front of it).
 
@@ -102,14 +104,14 @@ def readout_gradients(
         float64 ``[E, L, 2, D]``, summed over prompts.
     """
     places = [place(model, site, layer) for layer in range(model.sizes.layers) for site in ("attn_out", "mlp_out")]
-    grads = _backward(model, prompts, places, None, reference, readout, "last")
-    model.counters["influence_tokens"] += sum(len(ids) for ids in prompts)
-    return torch.stack([torch.stack(each) for each in grads]).unflatten(1, (-1, 2))
+    grads = _backward(model, batches, places, None, reference, readout, "last")
+    model.count(influence_tokens=sum(len(ids) for prompts in batches for ids in prompts))
+    return torch.stack(grads, 1).unflatten(1, (-1, 2))
 
 
 def _sums(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[Sequence[int]]],
     metric: Metric | None,
     reference: torch.Tensor | None,
     readout: str,
@@ -117,43 +119,57 @@ def _sums(
 ) -> Sums:
     """Gradients summed over prompts, ``[G, L, W]`` per site."""
     places = [place(model, site, layer) for layer in range(model.sizes.layers) for site in model.sites]
-    grads = _backward(model, prompts, places, metric, reference, readout, tokens)
-    model.counters["gradient_tokens"] += sum(len(ids) for ids in prompts)
+    grads = _backward(model, batches, places, metric, reference, readout, tokens)
+    model.count(gradient_tokens=sum(len(ids) for prompts in batches for ids in prompts))
     count = len(model.sites)
-    found = {s: torch.stack([torch.stack(each[n::count]) for each in grads]) for n, s in enumerate(model.sites)}
+    found = {site: torch.stack(grads[n::count], 1) for n, site in enumerate(model.sites)}
     return {"neurons": found["heads"].new_zeros(*found["heads"].shape[:2], 0), **found}
 
 
 def _backward(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[Sequence[int]]],
     places: Sequence[Place],
     metric: Metric | None,
     reference: torch.Tensor | None,
     readout: str,
     tokens: str,
-) -> list[list[torch.Tensor]]:
-    """For each of G targets, its gradient at every place, ``[W]`` on the CPU, summed over prompts and chosen tokens."""
-    batch = pad_left(prompts, model.pad_token)
-    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-    keep = torch.zeros_like(batch.mask) if tokens == "last" else batch.mask.clone()
-    keep[:, -1] = 1
+) -> list[torch.Tensor]:
+    """At every place, the gradients of G targets, float64 ``[G, W]`` on the CPU, summed over prompts and tokens."""
+    inputs = []
+    for prompts in batches:
+        batch = pad_left(prompts, model.pad_token)
+        keep = torch.zeros_like(batch.mask) if tokens == "last" else batch.mask.clone()
+        keep[:, -1] = 1
+        inputs.append(tuple(t.to(model.device) for t in (batch.ids, batch.mask, keep)))
     embeddings, final_norm = model.embeddings, model.final_norm
-    directions = torch.empty(0) if reference is None else reference.to(model.device)
-    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
-        with torch.enable_grad():
-            embeddings.output.requires_grad_(True)
-            sites = []
-            for at in places:
-                sites.append(value(at))
-            if metric is not None:
-                targets = _measured(metric, model.output.logits[:, -1])
-            else:
-                source = final_norm.output if readout == "final_norm" else final_norm.input
-                targets = source[:, -1] @ directions.to(source).T
-            count = targets.shape[1]
-            out = nnsight.save([])
-            for target in range(count):
-                grads = torch.autograd.grad(targets[:, target].sum(), sites, retain_graph=target + 1 < count)
-                out.append([torch.einsum("btw,bt->w", g.double(), keep.to(g.device, torch.float64)) for g in grads])
-    return [[grad.detach().cpu() for grad in grads] for grads in out]
+    along: Any = reference
+    total: list[torch.Tensor] = []
+    with model.lock, model.session():
+        for ids, mask, keep in inputs:
+            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+                with torch.enable_grad():
+                    embeddings.output.requires_grad_(True)
+                    sites = []
+                    for at in places:
+                        sites.append(value(at))
+                    if metric is not None:
+                        targets = measured(metric, model.output.logits[:, -1])
+                    else:
+                        source = final_norm.output if readout == "final_norm" else final_norm.input
+                        targets = source[:, -1] @ along.to(source).T
+                    found = summed_gradients(targets, sites, keep)
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        grads = nnsight.save(total)
+    summed: list[torch.Tensor] = grads
+    return summed
+
+
+def summed_gradients(targets: torch.Tensor, sites: list[torch.Tensor], keep: torch.Tensor) -> list[torch.Tensor]:
+    """Gradient of each column of ``targets [B, G]`` at every site ``[B, T, W]``, summed over the tokens to keep."""
+    count = targets.shape[1]
+    found = []
+    for target in range(count):
+        grads = torch.autograd.grad(targets[:, target].sum(), sites, retain_graph=target + 1 < count)
+        found.append([torch.einsum("btw,bt->w", g.double(), keep.to(g.device, torch.float64)).cpu() for g in grads])
+    return [torch.stack(each) for each in zip(*found, strict=True)]

@@ -1,5 +1,7 @@
 """One pass over prompts (and their replies) that sums all four sites; only sums leave the trace."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +11,14 @@ import torch
 
 from emotrace.artifacts import Artifact
 from emotrace.errors import DataError
-from emotrace.ledger import Ledger, MemoryLedger, Sums, added
+from emotrace.ledger import Ledger, MemoryLedger, Sums
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
 from emotrace.trace.inputs import check_prompts
-from emotrace.trace.sites import reading
+from emotrace.trace.reduce import accumulated, both_streams, by_site, isometric, weighted
+from emotrace.trace.requests import Batches, folded
+from emotrace.trace.sites import reading, values_at
 
 PLACES = ("last", "reply")
 SITES = ("heads", "resid_attn", "neurons", "resid_mlp")
@@ -96,12 +99,11 @@ def capture(
     if missing:
         raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")
     lengths = [len(s.prompt) + len(s.reply) for s in samples]
-    batches = plan_batches(lengths, batch_tokens)
 
-    def work(rows: tuple[int, ...]) -> Sums:
-        return _batch_sums(wrapped, [samples[row] for row in rows], len(conditions))
+    def work(batches: Batches) -> Sums:
+        return _sums(wrapped, [[samples[row] for row in rows] for rows in batches], len(conditions))
 
-    sums = (ledger or MemoryLedger()).fold("capture", batches, Adaptive(work, added, "capture", lengths=lengths))
+    sums = folded(wrapped, "capture", lengths, batch_tokens, work, ledger)
     count, replies = (
         torch.bincount(torch.tensor([s.condition for s in kept], dtype=torch.int64), minlength=len(conditions))
         for kept in (samples, [s for s in samples if s.reply])
@@ -120,28 +122,29 @@ def _split_heads(model: Model, site: str, sums: torch.Tensor) -> torch.Tensor:
     return sums.unflatten(-1, (model.sizes.heads, model.sizes.head_width)) if site == "heads" else sums
 
 
-def _batch_sums(model: Model, samples: Sequence[Sample], conditions: int) -> Sums:
-    batch = pad_left([[*s.prompt, *s.reply] for s in samples], model.pad_token)
-    rows, columns, weights = _selection(samples, batch.ids.shape[1], conditions)
-    device = model.device
-    ids, mask = batch.ids.to(device), batch.mask.to(device)
-    at, weights = (rows.to(device), columns.to(device)), weights.to(device)
+def _sums(model: Model, batches: Sequence[Sequence[Sample]], conditions: int) -> Sums:
+    """``place/site`` to ``[C, L, W]``, summed over the samples of all batches."""
     readings = [reading(model, layer, SITES) for layer in range(model.sizes.layers)]
-    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
-        with torch.no_grad():
-            out = nnsight.save([])
-            for read in readings:
-                values = {site: found.double() for site, found in read.values(at).items()}
-                both = (values["resid_attn"], values["resid_mlp"])
-                values["rms"] = torch.stack([stream.square().mean(-1).sqrt() for stream in both], -1)
-                out.append({site: weights.to(found.device) @ found for site, found in values.items()})
-    model.counters["capture_tokens"] += int(batch.mask.sum())
-    absent = torch.zeros(len(weights), 0, dtype=torch.float64)
-    stacked = {
-        site: torch.stack([layer.get(site, absent).cpu() for layer in out], 1).unflatten(0, (2, conditions))
-        for site in (*SITES, "rms")
-    }
-    return {f"{place}/{site}": sums[i] for i, place in enumerate(PLACES) for site, sums in stacked.items()}
+    inputs, tokens = [], 0
+    for samples in batches:
+        batch = pad_left([[*s.prompt, *s.reply] for s in samples], model.pad_token)
+        rows, columns, weights = (t.to(model.device) for t in _selection(samples, batch.ids.shape[1], conditions))
+        inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), (rows, columns), weights))
+        tokens += int(batch.mask.sum())
+    layers: list[dict[str, torch.Tensor]] = []
+    with model.lock, model.session():
+        for ids, mask, at, weights in inputs:
+            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+                with torch.no_grad():
+                    found = []
+                    for read in readings:
+                        found.append(weighted(read, at, weights))
+            layers = accumulated(layers, found)
+        sums = nnsight.save(by_site(layers))
+    model.count(capture_tokens=tokens)
+    absent = torch.zeros(2 * conditions, model.sizes.layers, 0, dtype=torch.float64)
+    halves = {site: sums.get(site, absent).unflatten(0, (2, conditions)) for site in (*SITES, "rms")}
+    return {f"{place}/{site}": half[i] for i, place in enumerate(PLACES) for site, half in halves.items()}
 
 
 def _selection(
@@ -166,7 +169,7 @@ def _selection(
     return torch.tensor(rows), torch.tensor(columns), weights
 
 
-def last_token_states(
+def state_coordinates(
     model: Model,
     prompts: Sequence[Sequence[int]],
     layers: Sequence[int],
@@ -174,29 +177,37 @@ def last_token_states(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
 ) -> torch.Tensor:
-    """Residual stream after both sublayers at the last prompt token, float32 ``[N, len(layers), 2, D]``.
+    """Residual stream after both sublayers at the last prompt token, in coordinates of its own.
 
-    Keeps every prompt's states; for figures and checks on samples, not for discovery.
+    For figures and checks on samples, not for discovery: it keeps every prompt. N states span at most N dimensions, so
+    the D numbers of each are replaced by N that keep all inner products within a layer and sublayer, where N < D.
+
+    Returns:
+        float32 ``[N, len(layers), 2, min(N, D)]``.
     """
-    batches = plan_batches([len(ids) for ids in prompts], batch_tokens)
+    order = sorted(set(layers))
+    readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in order]
 
-    def work(rows: tuple[int, ...]) -> list[dict[str, object]]:
-        batch = pad_left([prompts[row] for row in rows], model.pad_token)
-        ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-        at = (
-            torch.arange(len(rows), device=model.device),
-            torch.full((len(rows),), ids.shape[1] - 1, device=model.device),
-        )
-        readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in sorted(set(layers))]
-        with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
-            with torch.no_grad():
-                out = nnsight.save([])
-                for read in readings:
-                    out.append([state.float() for state in read.values(at).values()])
-        model.counters["capture_tokens"] += int(batch.mask.sum())
-        states = torch.stack([torch.stack(pair, 1).cpu() for pair in out], 1)
-        return [{"row": row, "states": state.tolist()} for row, state in zip(rows, states, strict=True)]
+    def work(batches: Batches) -> Sums:
+        inputs, tokens = [], 0
+        for rows in batches:
+            batch = pad_left([prompts[row] for row in rows], model.pad_token)
+            at = (torch.arange(len(rows)), torch.full((len(rows),), batch.ids.shape[1] - 1))
+            inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), at))
+            tokens += int(batch.mask.sum())
+        with model.lock, model.session():
+            parts = []
+            for ids, mask, at in inputs:
+                with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+                    with torch.no_grad():
+                        found = []
+                        for read in readings:
+                            found.append(both_streams(values_at(read, at)))
+                parts.append(torch.stack(found, 1))
+            states = nnsight.save(isometric(torch.cat(parts)))
+        model.count(capture_tokens=tokens)
+        return {"states": states[torch.tensor([row for rows in batches for row in rows]).argsort()]}
 
-    records = sorted((ledger or MemoryLedger()).map("states", batches, work), key=lambda record: record["row"])
-    order = [sorted(set(layers)).index(layer) for layer in layers]
-    return torch.tensor([record["states"] for record in records], dtype=torch.float32)[:, order]
+    whole = plan_batches([len(ids) for ids in prompts], batch_tokens)
+    states = (ledger or MemoryLedger()).fold("states", [whole], work)["states"]
+    return states[:, [order.index(layer) for layer in layers]]

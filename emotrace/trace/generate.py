@@ -1,25 +1,31 @@
 """Greedy and sampled replies, steered by a plan, in left-padded batches."""
 
-import operator
+from __future__ import annotations
+
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
+import torch
 from transformers import GenerationConfig
 
 from emotrace.errors import PlanError
-from emotrace.ledger import Ledger, MemoryLedger
+from emotrace.ledger import Ledger, Record
 from emotrace.models.load import as_model
-from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
-from emotrace.trace.apply import apply_operations, contact
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left, plan_batches
-from emotrace.trace.compile import Operation, compile_rows
+from emotrace.trace.apply import contact
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left
+from emotrace.trace.compile import compile_distinct
 from emotrace.trace.inputs import check_plans, check_prompts
+from emotrace.trace.passes import for_rows, make_edits
 from emotrace.trace.plan import Plan
+from emotrace.trace.requests import Batches, mapped
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 MAX_NEW_TOKENS = 64
 MARKS = (
@@ -100,15 +106,21 @@ def generate_replies(
     if not asked:
         return []
     lengths = [len(ids) + max_new_tokens for ids in asked]
+    # here, the generators are the ledger's and the user's business; a server's have to be told
+    seed = int(torch.randint(2**31, ())) if sampling and wrapped.remote else None
+    single = all(each is plans[0] for each in plans)
 
-    def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
-        batch = pad_left([asked[row] for row in rows], wrapped.pad_token, rows)
-        single = all(plans[row] is plans[rows[0]] for row in rows)
-        operations = compile_rows([plans[rows[0]].for_rows(rows)] if single else [plans[row] for row in rows], wrapped)
-        return _generate_batch(wrapped, batch, operations, max_new_tokens, sampling)
+    def work(batches: Batches) -> list[Record]:
+        return _generate(
+            wrapped,
+            [pad_left([asked[row] for row in rows], wrapped.pad_token, rows) for rows in batches],
+            [[plans[0].for_rows(rows)] * len(rows) if single else [plans[row] for row in rows] for rows in batches],
+            max_new_tokens,
+            sampling,
+            seed,
+        )
 
-    batches = plan_batches(lengths, batch_tokens)
-    records = (ledger or MemoryLedger()).map(name, batches, Adaptive(work, operator.add, name, lengths=lengths))
+    records = mapped(wrapped, name, lengths, batch_tokens, work, ledger)
     replies: dict[int, GeneratedReply] = {}
     texts = wrapped.tokenizer.batch_decode([record["ids"] for record in records], skip_special_tokens=True)
     for record, text in zip(records, texts, strict=True):
@@ -133,32 +145,63 @@ def _check_sampling(sampling: dict[str, Any]) -> None:
             raise PlanError(f"{name}={value!r}: give {wanted}")
 
 
-def _generate_batch(
-    model: Model, batch: TokenBatch, operations: list[Operation], max_new_tokens: int, sampling: dict[str, Any]
-) -> list[dict[str, Any]]:
-    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+def _generate(
+    model: Model,
+    batches: Sequence[TokenBatch],
+    plans: Sequence[Sequence[Plan]],
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    seed: int | None,
+) -> list[Record]:
+    """Records of all rows of one request; ``plans`` holds each batch's, row by row."""
     options = {**PLAIN, "do_sample": bool(sampling), "pad_token_id": model.pad_token, **sampling}
-    padding = batch.mask  # on the CPU, where columns are worked out
-    with warnings.catch_warnings(), model.lock:
-        # nnsight warns when text ends before the loop does, which is what replies do
-        warnings.filterwarnings("ignore", message=".*was never reached.*", category=UserWarning)
-        with model.generate(max_new_tokens=max_new_tokens, remote=model.remote, **options) as tracer:
-            with tracer.invoke(ids, attention_mask=mask):
-                # No torch.no_grad() here: generate() has its own and ends it before the block would end this one, which
-                # would leave gradients off for the whole process.
-                touched = nnsight.save([])
-                if operations:
-                    for step in tracer.iter[:max_new_tokens]:
-                        touched.append(apply_operations(model, operations, step, padding))
-            with tracer.invoke():
-                result = tracer.result.save()
-    new = result[:, batch.ids.shape[1] :].tolist()
+    compiled, pick = compile_distinct([plan for rows in plans for plan in rows], model)
+    inputs, done = [], 0
+    for batch in batches:
+        ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+        # the mask once more, on the CPU, where columns are worked out
+        inputs.append((ids, mask, batch.mask, pick[done : done + len(ids)]))
+        done += len(ids)
+    with quiet(model), model.lock, model.session():
+        if seed is not None:
+            torch.manual_seed(seed)
+        replies = nnsight.save([])
+        contacts = nnsight.save([])
+        for ids, mask, padding, chosen in inputs:
+            operations = for_rows(compiled, chosen)
+            touched = []
+            with model.generate(max_new_tokens=max_new_tokens, **options) as tracer:
+                with tracer.invoke(ids, attention_mask=mask):
+                    # No torch.no_grad() here: generate() has its own and ends it before the block would end this one,
+                    # which would leave gradients off for the whole process.
+                    if operations:
+                        for step in tracer.iter[:max_new_tokens]:
+                            touched.append(make_edits(operations, step, padding))
+                with tracer.invoke():
+                    result = tracer.result
+            replies.append(result[:, ids.shape[1] :].cpu())
+            contacts.append(torch.tensor(touched))
+    records: list[Record] = []
     ends = set(model.end_of_text)
-    lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in new]
-    passes = [length + (length < len(row)) for length, row in zip(lengths, new, strict=True)]
-    hits = contact(operations, list(touched), passes)
-    model.counters["generated_tokens"] += sum(len(row) for row in new)
-    return [
-        {"row": row, "ids": tokens[:length], "stopped": length < len(tokens), "edited": edited}
-        for row, tokens, length, edited in zip(batch.rows, new, lengths, hits, strict=True)
-    ]
+    for batch, (*_, chosen), new, touched in zip(batches, inputs, replies, contacts, strict=True):
+        rows = new.tolist()
+        lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
+        passes = [length + (length < len(row)) for length, row in zip(lengths, rows, strict=True)]
+        hits = contact(for_rows(compiled, chosen), touched.tolist(), passes)
+        records += [
+            {"row": row, "ids": tokens[:length], "stopped": length < len(tokens), "edited": edited}
+            for row, tokens, length, edited in zip(batch.rows, rows, lengths, hits, strict=True)
+        ]
+    model.count(generated_tokens=sum(new.numel() for new in replies))
+    return records
+
+
+@contextmanager
+def quiet(model: Model) -> Iterator[None]:
+    """nnsight warns when text ends before the loop does, which is what replies do."""
+    if model.remote:  # nothing runs here, and filters are not for threads
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was never reached.*", category=UserWarning)
+        yield

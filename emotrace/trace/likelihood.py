@@ -1,15 +1,19 @@
 """How likely a reply is under the unsteered model, teacher-forced."""
 
-import operator
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import nnsight
 import torch
 
-from emotrace.ledger import Ledger, MemoryLedger
-from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.ledger import Ledger, Record
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.requests import Batches, mapped
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 
 def reply_nll(
@@ -23,30 +27,34 @@ def reply_nll(
 ) -> list[float | None]:
     """Mean negative log-likelihood of each reply given its prompt, in nats per token; None for an empty reply."""
     filled = [row for row, reply in enumerate(replies) if reply]
+
+    def work(batches: Batches) -> list[Record]:
+        chosen = [filled[row] for rows in batches for row in rows]
+        inputs, tokens = [], 0
+        for rows in batches:
+            batch = pad_left([[*prompts[filled[row]], *replies[filled[row]]] for row in rows], model.pad_token)
+            lengths = [len(replies[filled[row]]) for row in rows]
+            weights = torch.zeros(len(rows), max(lengths))
+            for line, length in enumerate(lengths):
+                weights[line, -length:] = 1.0 / length
+            inputs.append(tuple(t.to(model.device) for t in (batch.ids, batch.mask, weights)))
+            tokens += int(batch.mask.sum())
+        with model.lock, model.session():
+            found = []
+            for ids, mask, weights in inputs:
+                width = weights.shape[1]
+                with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=width + 1):
+                    with torch.no_grad():
+                        logits = model.output.logits[:, -width - 1 : -1].float()
+                        chosen_logits = logits.gather(-1, ids[:, -width:, None].to(logits.device))[..., 0]
+                        nll = ((logits.logsumexp(-1) - chosen_logits) * weights.to(logits.device)).sum(-1).cpu()
+                found.append(nll)
+            values = nnsight.save(torch.cat(found))
+        model.count(likelihood_tokens=tokens)
+        return [{"row": row, "nll": value} for row, value in zip(chosen, values.tolist(), strict=True)]
+
     lengths = [len(prompts[row]) + len(replies[row]) for row in filled]
-    batches = plan_batches(lengths, batch_tokens)
-
-    def work(rows: tuple[int, ...]) -> list[dict[str, Any]]:
-        chosen = [filled[row] for row in rows]
-        batch = pad_left([[*prompts[row], *replies[row]] for row in chosen], model.pad_token)
-        width = max(len(replies[row]) for row in chosen)
-        weights = torch.zeros(len(chosen), width)
-        for line, row in enumerate(chosen):
-            weights[line, width - len(replies[row]) :] = 1.0 / len(replies[row])
-        ids, mask, weights = batch.ids.to(model.device), batch.mask.to(model.device), weights.to(model.device)
-        with (
-            model.lock,
-            model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=width + 1, remote=model.remote),
-        ):
-            with torch.no_grad():
-                logits = model.output.logits[:, -width - 1 : -1].float()
-                chosen_logits = logits.gather(-1, ids[:, -width:, None])[..., 0]
-                nll = ((logits.logsumexp(-1) - chosen_logits) * weights).sum(-1).save()
-        model.counters["likelihood_tokens"] += int(batch.mask.sum())
-        return [{"row": row, "nll": value} for row, value in zip(chosen, nll.cpu().tolist(), strict=True)]
-
     values: list[float | None] = [None] * len(replies)
-    adaptive = Adaptive(work, operator.add, name, lengths=lengths)
-    for record in (ledger or MemoryLedger()).map(name, batches, adaptive):
+    for record in mapped(model, name, lengths, batch_tokens, work, ledger):
         values[record["row"]] = record["nll"]
     return values

@@ -5,22 +5,26 @@ the fall of a projection when a component is zeroed depends on each prompt's sta
 activations do not suffice. Everything is reduced to sums over prompts inside the trace.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
 
 from emotrace.errors import DataError, ModelError
 from emotrace.formulas.norms import normalised, normed_falls
-from emotrace.ledger import Ledger, MemoryLedger, Sums, added
-from emotrace.models.architectures import NormKind, submodule
-from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.ledger import Ledger, Sums
+from emotrace.models.architectures import submodule
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.reduce import accumulated, by_site
+from emotrace.trace.requests import Batches, folded
 from emotrace.trace.sites import taken
 from emotrace.trace.variants import check_readout
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 
 def normed_scores(
@@ -36,7 +40,7 @@ def normed_scores(
     """Mean fall at the last token, over each emotion's prompts, when a component is zeroed (README, The method).
 
     Args:
-        model: any model whose weights are here.
+        model: any model; its weights must be where it runs, none offloaded.
         prompts: token ids, N of them.
         emotions: N indices into the first axis of ``directions``; every emotion needs a prompt.
         directions: ``[E, L, 2, D]``.
@@ -49,127 +53,131 @@ def normed_scores(
 
     Raises:
         DataError: an emotion without prompts.
-        ModelError: the family has no such readout, or the weights are not on this machine.
+        ModelError: the family has no such readout, or weights are offloaded.
     """
     check_readout(model, readout)
     counts = torch.bincount(torch.tensor(emotions, dtype=torch.int64), minlength=len(directions))
     if not bool(counts.all()):
         raise DataError("every emotion needs at least one prompt to be scored on")
 
-    def work(rows: tuple[int, ...]) -> Sums:
-        return _sums(model, [prompts[row] for row in rows], [emotions[row] for row in rows], directions, readout)
+    def work(batches: Batches) -> Sums:
+        chosen = [([prompts[row] for row in rows], [emotions[row] for row in rows]) for rows in batches]
+        return _sums(model, chosen, directions, readout)
 
-    lengths = [len(ids) for ids in prompts]
-    adaptive = Adaptive(work, added, "scores", lengths=lengths)
-    sums = (ledger or MemoryLedger()).fold(f"scores_{readout}", plan_batches(lengths, batch_tokens), adaptive)
+    sums = folded(model, f"scores_{readout}", [len(ids) for ids in prompts], batch_tokens, work, ledger)
     return {site: total / counts[:, None, None] for site, total in sums.items()}
 
 
 def _sums(
-    model: Model, prompts: Sequence[Sequence[int]], emotions: Sequence[int], directions: torch.Tensor, readout: str
+    model: Model,
+    batches: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]],
+    directions: torch.Tensor,
+    readout: str,
 ) -> Sums:
-    batch = pad_left(prompts, model.pad_token)
-    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-    device = model.device
-    at = (torch.arange(len(prompts), device=device), torch.full((len(prompts),), ids.shape[1] - 1, device=device))
-    owner = torch.nn.functional.one_hot(torch.tensor(emotions), len(directions)).T.double()
-    vectors = directions[list(emotions)]
-    layers = [_Layer.of(model, layer, vectors[:, layer], readout) for layer in range(model.sizes.layers)]
-    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
-        with torch.no_grad():
-            out = nnsight.save([])
-            for layer in layers:
-                out.append({site: owner.to(falls.device) @ falls for site, falls in layer.falls(at).items()})
-    model.counters["score_tokens"] += int(batch.mask.sum())
-    return {site: torch.stack([layer[site].cpu() for layer in out], 1) for site in out[0]}
+    """Falls of each emotion, ``[E, L, K]`` per site, summed over the prompts of all batches."""
+    inputs, tokens = [], 0
+    for prompts, emotions in batches:
+        batch = pad_left(prompts, model.pad_token)
+        at = (torch.arange(len(prompts)), torch.full((len(prompts),), batch.ids.shape[1] - 1))
+        owner = torch.nn.functional.one_hot(torch.tensor(emotions), len(directions)).double()
+        inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), at, owner))
+        tokens += int(batch.mask.sum())
+    parts = [_parts(model, layer, readout) for layer in range(model.sizes.layers)]
+    layers: list[dict[str, torch.Tensor]] = []
+    with model.lock, model.session():
+        for ids, mask, at, owner in inputs:
+            vectors = torch.einsum("ne,elpd->lnpd", owner, directions)
+            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+                with torch.no_grad():
+                    found = []
+                    for layer, part in enumerate(parts):
+                        read = states_of(part, at)
+                        falls = falls_of(part, read, vectors[layer])
+                        found.append({site: owner.T.to(fall.device) @ fall for site, fall in falls.items()})
+            layers = accumulated(layers, found)
+        sums = nnsight.save(by_site(layers))
+    model.count(score_tokens=tokens)
+    found_sums: Sums = sums
+    return found_sums
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """A norm's parameters, in the dtype that scores are computed in."""
+def _parts(model: Model, layer: int, readout: str) -> dict[str, Any]:
+    """What one layer's scores need, as plain data and nnsight modules."""
+    row, block = model.architecture, model.blocks[layer]
 
-    gain: torch.Tensor
-    eps: float
-    centred: bool
+    def norm(path: str | None) -> tuple[Any, float, str, bool] | None:
+        return None if path is None else (submodule(block, path), row.norm.gain_offset, row.norm.eps, row.norm.centred)
 
-    @classmethod
-    def of(cls, module: Any, kind: NormKind, dtype: torch.dtype) -> "_Norm":
-        gain = module.weight.detach().to(dtype) + kind.gain_offset
-        return cls(gain, float(getattr(module, kind.eps)), kind.centred)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return normalised(x, self.gain, self.eps, centred=self.centred)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What one layer's scores need: modules to read, weights, norms, and each prompt's directions ``[N, 2, D]``."""
-
-    out_proj: Any
-    down_proj: Any
-    middle: Any
-    out_weight: torch.Tensor
-    down_weight: torch.Tensor | None
-    attn_norm: _Norm | None
-    mlp_norm: _Norm | None
-    mid_norm: _Norm | None
-    directions: torch.Tensor
-    heads: tuple[int, int]
-
-    @classmethod
-    def of(cls, model: Model, layer: int, directions: torch.Tensor, readout: str) -> "_Layer":
-        row, block = model.architecture, model.blocks[layer]._module
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-
-        def weight(envoy: Any) -> torch.Tensor:
-            held = envoy._module.weight.detach()
-            if held.is_meta:
-                raise ModelError(
-                    f"layer {layer} of {model.identity!r} has its weights off this device, and scores behind a norm "
-                    "need them; load the model whole, or use causal_scores"
-                )
-            return held.T if row.transposed else held
-
-        def norm(path: str | None) -> _Norm | None:
-            return None if path is None else _Norm.of(submodule(block, path), row.norm, dtype)
-
-        return cls(
-            model.out_proj[layer],
-            model.down_proj[layer] if row.mlp_norm and model.down_proj else None,
-            model.middle[layer] if readout == "normed" else None,
-            weight(model.out_proj[layer]),
-            weight(model.down_proj[layer]) if row.mlp_norm and model.down_proj else None,
-            norm(row.attn_norm),
-            norm(row.mlp_norm),
-            norm(row.mid_norm) if readout == "normed" else None,
-            directions.to(model.device_of(layer), dtype),
-            model.sizes.shape("heads"),
-        )
-
-    def falls(self, at: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Falls of each prompt, float64: ``heads [N, H]`` and, behind a norm, ``neurons [N, F]``. Inside a trace."""
-        dtype = self.directions.dtype
-        values = taken(self.out_proj.input, at).to(dtype).unflatten(-1, self.heads)
-        weight = self.out_weight.to(dtype).unflatten(-1, self.heads)
-        change = torch.einsum("nhk,dhk->nhd", values, weight)
-        if self.attn_norm is not None:
-            output = taken(self.out_proj.output, at).to(dtype)[:, None]
-            change = self.attn_norm(output) - self.attn_norm(output - change)
-        if self.mid_norm is not None:
-            stream = taken(self.middle.input, at).to(dtype)[:, None]
-            change = self.mid_norm(stream) - self.mid_norm(stream - change)
-        found = {"heads": torch.einsum("nhd,nd->nh", change, self.directions[:, 0]).double()}
-        if self.mlp_norm is not None and self.down_weight is not None:
-            activations = taken(self.down_proj.input, at).to(dtype)
-            output = taken(self.down_proj.output, at).to(dtype)
-            norm = self.mlp_norm
-            found["neurons"] = normed_falls(
-                output,
-                activations,
-                self.down_weight.to(dtype),
-                self.directions[:, 1],
-                norm.gain,
-                norm.eps,
-                centred=norm.centred,
+    down_proj = model.down_proj[layer] if row.mlp_norm and model.down_proj else None
+    for projection in (model.out_proj[layer], down_proj):
+        if projection is not None and not model.remote and projection._module.weight.is_meta:
+            raise ModelError(
+                f"layer {layer} of {model.identity!r} has its weights off this device, and scores behind a norm "
+                "need them; load the model whole, or use causal_scores"
             )
-        return found
+    return {
+        "out_proj": model.out_proj[layer],
+        "down_proj": down_proj,
+        "middle": model.middle[layer] if readout == "normed" else None,
+        "attn_norm": norm(row.attn_norm),
+        "mlp_norm": norm(row.mlp_norm),
+        "mid_norm": norm(row.mid_norm) if readout == "normed" else None,
+        "heads": model.sizes.shape("heads"),
+        "transposed": row.transposed,
+    }
+
+
+def states_of(part: dict[str, Any], at: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the falls of one layer are computed from, at (rows, columns), in order of execution."""
+    states = {"heads": taken(part["out_proj"].input, at)}
+    if part["attn_norm"] is not None:
+        states["attn"] = taken(part["out_proj"].output, at)
+    if part["mid_norm"] is not None:
+        states["stream"] = taken(part["middle"].input, at)
+    if part["mlp_norm"] is not None and part["down_proj"] is not None:
+        states["neurons"] = taken(part["down_proj"].input, at)
+        states["mlp"] = taken(part["down_proj"].output, at)
+    return states
+
+
+def falls_of(part: dict[str, Any], states: dict[str, torch.Tensor], vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Falls of each prompt, float64: ``heads [N, H]`` and, behind a norm, ``neurons [N, F]``.
+
+    Args:
+        part: one layer's.
+        states: from :func:`states_of`.
+        vectors: ``[N, 2, D]``, each prompt's directions.
+    """
+    values = states["heads"]
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+
+    def weight(projection: Any) -> torch.Tensor:
+        held = projection.weight.detach()
+        return (held.T if part["transposed"] else held).to(dtype)
+
+    def parameters(named: tuple[Any, float, str, bool]) -> tuple[torch.Tensor, float, bool]:
+        module, offset, eps, centred = named
+        return module.weight.detach().to(dtype) + offset, float(getattr(module, eps)), centred
+
+    def moved(x: torch.Tensor, by: torch.Tensor, named: tuple[Any, float, str, bool]) -> torch.Tensor:
+        gain, eps, centred = parameters(named)
+        before = normalised(x, gain, eps, centred=centred)
+        return before - normalised(x - by, gain, eps, centred=centred)
+
+    # A server of half-precision weights runs blocks under autocast, which would round these products.
+    with torch.autocast(values.device.type, enabled=False):
+        along = vectors.to(values.device, dtype)
+        by_head = weight(part["out_proj"]).unflatten(-1, part["heads"])
+        change = torch.einsum("nhk,dhk->nhd", values.to(dtype).unflatten(-1, part["heads"]), by_head)
+        if part["attn_norm"] is not None:
+            change = moved(states["attn"].to(dtype)[:, None], change, part["attn_norm"])
+        if part["mid_norm"] is not None:
+            change = moved(states["stream"].to(dtype)[:, None], change, part["mid_norm"])
+        found = {"heads": torch.einsum("nhd,nd->nh", change, along[:, 0]).double()}
+        if "neurons" in states:
+            gain, eps, centred = parameters(part["mlp_norm"])
+            output, activations = states["mlp"].to(dtype), states["neurons"].to(dtype)
+            found["neurons"] = normed_falls(
+                output, activations, weight(part["down_proj"]), along[:, 1], gain, eps, centred=centred
+            )
+    return found

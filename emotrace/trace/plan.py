@@ -184,6 +184,14 @@ class Plan:
         mine = self.for_rows([row])
         return with_fields(mine, edits=tuple(_located(edit, model, prompt) for edit in mine.edits))
 
+    def __shipped__(self, model: Model) -> tuple[Any, ...]:
+        """On a server: compiled operations (``emotrace.remote.wire``)."""
+        from emotrace.trace.compile import compile_plan  # a plan is data; what makes it run is not its business
+
+        if self.spans:
+            raise PlanError("locate an edit at a Span before a remote block: plan.located(model, ids, row)")
+        return list, (compile_plan(self, model),)
+
     def check(self, model: Model) -> None:
         """Raise ``PlanError`` when an edit does not fit the model, ``CircuitError`` when it was made for another."""
         strange = [e for e in self.edits if not isinstance(e, Edit)] if isinstance(self.edits, tuple) else [self.edits]

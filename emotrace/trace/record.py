@@ -15,7 +15,7 @@ from emotrace.models.traced import Model
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
 from emotrace.trace.inputs import check_prompts
 from emotrace.trace.plan import Component, Edit, Plan, by_layer
-from emotrace.trace.sites import COMPONENT_SITES, SITES, reading
+from emotrace.trace.sites import COMPONENT_SITES, SITES, reading, values_at
 from emotrace.trace.tokens import Span, Tokens, check_tokens, locate
 
 
@@ -150,12 +150,12 @@ def _record_batch(
     at = (torch.arange(len(prompts))[:, None], batch.ids.shape[1] + torch.tensor(positions))
     layers = sorted({layer for held in wanted.values() for layer in held})
     readings = [reading(model, layer, [site for site in wanted if layer in wanted[site]]) for layer in layers]
-    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote):
+    with model.lock, model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
         with torch.no_grad():
             out = nnsight.save([])
             for read in readings:
-                out.append(read.values(at))
-    model.counters["recorded_tokens"] += int(batch.mask.sum())
+                out.append(values_at(read, at))
+    model.count(recorded_tokens=int(batch.mask.sum()))
     seen = dict(zip(layers, out, strict=True))
     values = {}
     for site, held in wanted.items():

@@ -1,12 +1,14 @@
 """The places of a block that can be read and edited, in order of execution."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from emotrace.models.traced import Model
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 SITES = ("heads", "attn_out", "resid_attn", "neurons", "mlp_out", "resid_mlp")
 COMPONENT_SITES = ("heads", "neurons")
@@ -39,25 +41,19 @@ def value(at: Place) -> Any:
     return module.input if side == "input" else module.output
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Some sites of one layer, to be read inside a trace in one go.
+Reading = tuple[dict[str, Place], Any]
+"""Some sites of one layer, to be read inside a trace in one go: the places by site, in order of execution, and the
+block where ``resid_attn`` has to be computed from its input (else None)."""
 
-    Attributes:
-        places: per site, in order of execution.
-        start: the block, where ``resid_attn`` has to be computed from its input.
-    """
 
-    places: dict[str, Place]
-    start: Any = None
-
-    def values(self, at: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Values of every site at (rows, columns) of ``[B, T]``, copied, on the layer's device."""
-        start = None if self.start is None else taken(self.start.input, at)
-        found = {site: taken(value(where), at) for site, where in self.places.items()}
-        if start is not None:
-            found["resid_attn"] = start + found["resid_attn"]
-        return found
+def values_at(read: Reading, at: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Values of every site at (rows, columns) of ``[B, T]``, copied, on the layer's device."""
+    places, block = read
+    start = None if block is None else taken(block.input, at)
+    found = {site: taken(value(where), at) for site, where in places.items()}
+    if start is not None:
+        found["resid_attn"] = start + found["resid_attn"]
+    return found
 
 
 def taken(values: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -70,4 +66,4 @@ def reading(model: Model, layer: int, sites: Collection[str]) -> Reading:
     """How to read ``sites`` of a layer; those that the model lacks are left out."""
     places = {s: place(model, s, layer) for s in SITES if s in sites and (s != "neurons" or model.down_proj)}
     derived = "resid_attn" in places and model.architecture.parallel
-    return Reading(places, model.blocks[layer] if derived else None)
+    return places, model.blocks[layer] if derived else None

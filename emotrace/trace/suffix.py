@@ -1,120 +1,127 @@
 """The last token's way through the model, recomputed from any layer on a cached prefix with many injections at once."""
 
-import copy
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
 
 from emotrace.errors import DataError
-from emotrace.models.traced import Model
 from emotrace.trace.batches import pad_left
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 READOUTS = ("final_norm", "residual")
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """A batch of prompts computed up to the last token.
-
-    Attributes:
-        cache: keys and values of every token but the last.
-        last: int64 ``[B, 1]`` last tokens.
-        mask: int64 ``[B, T]``.
-        position: int64 ``[B, 1]`` position of the last token.
-        inputs: per layer, the last token's residual stream at the block's input, ``[B, 1, D]``.
-        final: the unedited readout, float64 ``[B, D]``.
-    """
-
-    cache: object
-    last: torch.Tensor
-    mask: torch.Tensor
-    position: torch.Tensor
-    inputs: list[torch.Tensor]
-    final: torch.Tensor
-
-
-def compute_prefix(model: Model, prompts: Sequence[Sequence[int]], readout: str) -> Prefix:
-    """Run prompts once and keep what a suffix needs; raises ``DataError`` for a prompt of fewer than two tokens."""
-    if min(len(ids) for ids in prompts) < 2:
-        raise DataError("a prompt of one token has no prefix to share; give prompts of two tokens or more")
-    batch = pad_left(prompts, model.pad_token)
-    ids, mask, positions = (t.to(model.device) for t in (batch.ids, batch.mask, batch.positions))
-    last, position = ids[:, -1:], positions[:, -1:]
-    head, head_mask, head_positions = ids[:, :-1], mask[:, :-1], positions[:, :-1]
-    with (
-        model.lock,
-        model.trace(
-            head,
-            attention_mask=head_mask,
-            position_ids=head_positions,
-            use_cache=True,
-            logits_to_keep=1,
-            remote=model.remote,
-        ),
-    ):
-        with torch.no_grad():
-            cache = model.output.past_key_values.save()
-    used = copy.deepcopy(cache)
-    blocks, final_norm = model.blocks, model.final_norm
-    with (
-        model.lock,
-        model.trace(
-            last, attention_mask=mask, position_ids=position, past_key_values=used, use_cache=True, remote=model.remote
-        ),
-    ):
-        with torch.no_grad():
-            inputs = nnsight.save([])
-            for block in blocks:
-                inputs.append(block.input.clone())
-            source = final_norm.output if readout == "final_norm" else final_norm.input
-            final = source[:, -1].double().save()
-    model.counters["influence_tokens"] += int(batch.mask.sum())
-    return Prefix(cache, last, mask, position, list(inputs), final)
-
-
-def inject(
-    model: Model, prefix: Prefix, layer: int, attn: torch.Tensor, mlp: torch.Tensor, readout: str
+def injected_shifts(
+    model: Model,
+    batches: Sequence[Sequence[Sequence[int]]],
+    vectors: torch.Tensor,
+    sizes: torch.Tensor,
+    reference: torch.Tensor,
+    readout: str,
 ) -> torch.Tensor:
-    """Readout of the last token with vectors added to what layer ``layer``'s sublayers add to the residual stream.
+    """How far the readout moves when vectors are added to what single sublayers add to the residual stream.
+
+    Every prompt's prefix is computed once; the variants of a layer are rows of one batch of last tokens, recomputed
+    from that layer upward, since an edit at the last token cannot change the layers below. Prefix and suffixes are
+    one request, so that no cache travels.
 
     Args:
-        model: the model of the prefix.
-        prefix: from :func:`compute_prefix` with the same readout.
-        layer: blocks below it are skipped, since an edit at the last token cannot change them.
-        attn: ``[V, D]`` added to what attention adds, one row per variant (zeros where only the MLP is edited).
-        mlp: ``[V, D]`` added to what the MLP adds.
+        model: any model.
+        batches: prompts of each batch, as token ids.
+        vectors: ``[E, L, 2, D]``, of each layer's attention and MLP.
+        sizes: ``[A, L, 2]``: variant (e, a) of a sublayer adds ``sizes[a] * vectors[e]`` at the last token.
+        reference: ``[E, D]``: variants of e are read along ``reference[e]``.
         readout: ``final_norm`` (after the final norm) or ``residual`` (in front of it).
 
     Returns:
-        float64 ``[B, V, D]``.
+        float64 ``[L, 2, E, A]``: ``(readout' - readout) . reference[e]``, summed over prompts.
+
+    Raises:
+        DataError: a prompt of fewer than two tokens.
     """
-    rows, variants = prefix.last.shape[0], attn.shape[0]
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(variants)  # type: ignore[attr-defined]
+    if min(len(ids) for prompts in batches for ids in prompts) < 2:
+        raise DataError("a prompt of one token has no prefix to share; give prompts of two tokens or more")
+    inputs: list[tuple[torch.Tensor, ...]] = []
+    variants = 2 * len(vectors) * len(sizes)
+    for prompts in batches:
+        batch = pad_left(prompts, model.pad_token)
+        inputs.append(tuple(t.to(model.device) for t in (batch.ids, batch.mask, batch.positions)))
+        count = int(batch.mask.sum()) + variants * len(prompts) * model.sizes.layers
+        model.count(influence_tokens=count)
+    blocks, attn_out, mlp_out, final_norm = model.blocks, model.attn_out, model.mlp_out, model.final_norm
+    vectors, sizes, reference = (t.double().cpu() for t in (vectors, sizes, reference))
+    total: Any = 0
+    with model.lock, model.session():
+        for ids, mask, positions in inputs:
+            head = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
+            with model.trace(ids[:, :-1], **head, use_cache=True, logits_to_keep=1):
+                with torch.no_grad():
+                    cache = model.output.past_key_values
+            last = {"attention_mask": mask, "position_ids": positions[:, -1:]}
+            with model.trace(ids[:, -1:], **last, past_key_values=twin(cache), use_cache=True):
+                with torch.no_grad():
+                    starts = []
+                    for block in blocks:
+                        starts.append(block.input.clone())
+                    unmoved = (final_norm.output if readout == "final_norm" else final_norm.input)[:, -1].double()
+            wide = twin(cache)
+            wide.batch_repeat_interleave(variants)
+            repeated = {name: value.repeat_interleave(variants, 0) for name, value in last.items()}
+            token = ids[:, -1:].repeat_interleave(variants, 0)
+            moved = []
+            for layer in range(len(blocks)):
+                start = starts[layer].repeat_interleave(variants, 0)
+                attn, mlp = pushes(vectors[:, layer], sizes[:, layer], start)
+                below, attn_adds, mlp_adds = blocks[:layer], attn_out[layer], mlp_out[layer]
+                with model.trace(token, **repeated, past_key_values=twin(wide), use_cache=True):
+                    with torch.no_grad():
+                        for block in below:
+                            block.skip(start)
+                        attn_adds.output[:, -1] += attn
+                        mlp_adds.output[:, -1] += mlp
+                        final = (final_norm.output if readout == "final_norm" else final_norm.input)[:, -1].double()
+                shift = final.unflatten(0, (len(ids), 2, len(vectors), len(sizes))) - unmoved[:, None, None, None]
+                moved.append(torch.einsum("bpead,ed->pea", shift, reference.to(shift.device)).cpu())
+            total = total + torch.stack(moved)
+        shifts = nnsight.save(total)
+    found: torch.Tensor = shifts
+    return found
 
-    def repeated(values: torch.Tensor) -> torch.Tensor:
-        return values.repeat_interleave(variants, 0)
 
-    last, mask, position = repeated(prefix.last), repeated(prefix.mask), repeated(prefix.position)
-    start = repeated(prefix.inputs[layer])
-    attn_rows = attn.to(start).repeat(rows, 1)
-    mlp_rows = mlp.to(start).repeat(rows, 1)
-    skipped, final_norm = model.blocks[:layer], model.final_norm
-    attn_out, mlp_out = model.attn_out[layer], model.mlp_out[layer]
-    with (
-        model.lock,
-        model.trace(
-            last, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, remote=model.remote
-        ),
-    ):
-        with torch.no_grad():
-            for block in skipped:
-                block.skip(start)
-            attn_out.output[:, -1] += attn_rows
-            mlp_out.output[:, -1] += mlp_rows
-            source = final_norm.output if readout == "final_norm" else final_norm.input
-            final = source[:, -1].double().save()
-    model.counters["influence_tokens"] += rows * variants
-    return final.unflatten(0, (rows, variants))
+def pushes(vectors: torch.Tensor, sizes: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What every row adds at attention and at the MLP, in the dtype and on the device of ``start``.
+
+    Args:
+        vectors: ``[E, 2, D]``.
+        sizes: ``[A, 2]``.
+        start: ``[B * 2 * E * A, 1, D]``.
+
+    Returns:
+        ``[B * 2 * E * A, D]`` twice: variants of attention come first, then those of the MLP; each leaves the other be.
+    """
+    both = torch.einsum("epd,ap->pead", vectors, sizes).flatten(1, 2)
+    nothing = torch.zeros_like(both[0])
+    times = len(start) // (2 * len(nothing))
+    attn, mlp = torch.cat([both[0], nothing]).to(start), torch.cat([nothing, both[1]]).to(start)
+    return attn.repeat(times, 1), mlp.repeat(times, 1)
+
+
+def twin(cache: Any) -> Any:
+    """A cache that can be filled further without changing ``cache``; the tensors there are so far are shared.
+
+    transformers' dynamic caches replace their tensors when they grow, so nothing has to be copied.
+    """
+    other = object.__new__(type(cache))
+    other.__dict__.update(cache.__dict__)
+    other.layers = []
+    for layer in cache.layers:
+        copy = object.__new__(type(layer))
+        copy.__dict__.update(layer.__dict__)
+        other.layers.append(copy)
+    return other

@@ -1,15 +1,19 @@
 """Where an edit acts: names, indices and spans of a prompt, and the columns they select in a pass."""
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from emotrace.errors import PlanError, shown
-from emotrace.models.traced import Model
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 NAMES = ("last", "prompt", "generated", "reply", "all")
 AT_PROMPT = ("last", "prompt", "reply", "all")
@@ -123,7 +127,7 @@ def columns(
         return everything, slice(-1, None)
     if tokens in ("prompt", "all"):
         return everything, everything
-    if isinstance(tokens, Span):
+    if not isinstance(tokens, str | tuple):
         raise PlanError(f"{tokens} has not been located in the prompt")
     wanted = (-1,) if isinstance(tokens, str) else tokens
     if mask is None:

@@ -1,14 +1,22 @@
 """Many zeroings in one forward pass: rows of a batch that differ only in the component they lack."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import nnsight
 import torch
 
 from emotrace.errors import ModelError
-from emotrace.models.traced import Model
-from emotrace.trace.adapting import Adaptive
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.ledger import Ledger, Sums
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.requests import Batches, folded
 from emotrace.trace.sites import place, reading, value
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
 
 READOUTS = ("residual", "normed")
 
@@ -31,32 +39,34 @@ def check_readout(model: Model, readout: str) -> None:
 
 def zeroing_falls(
     model: Model,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    owners: Sequence[int],
     site: str,
-    layer: int,
-    components: Sequence[int],
-    direction: torch.Tensor,
+    components: Mapping[int, Sequence[int]],
+    directions: torch.Tensor,
     *,
     readout: str = "residual",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> torch.Tensor:
-    """Fall of the residual stream's projection on ``direction`` when components of ``layer`` are zeroed one at a time.
+    ledger: Ledger | None = None,
+) -> dict[int, torch.Tensor]:
+    """Fall of the residual stream's projection on a direction when single components are zeroed, summed over prompts.
 
-    The components are really zeroed, at every token, in rows of batches that each hold an unedited row, and the
-    residual stream is read after the sublayer's add, at the last token.
+    A component is really zeroed, at every token, in a row of a batch that holds an unedited row too, and the residual
+    stream is read after the sublayer's add, at the last token.
 
     Args:
         model: any model.
-        prompt: token ids of one prompt (rows have equal length, so nothing is padded).
+        prompts: token ids; rows of a batch belong to one prompt, so nothing is padded.
+        owners: index of each prompt into the first axis of ``directions``.
         site: ``heads`` or ``neurons``.
-        layer: counted from 0.
-        components: K indices.
-        direction: ``[D]``.
+        components: K indices per layer.
+        directions: ``[E, L, D]``.
         readout: ``residual``, or for heads ``normed``: after the norm that feeds the MLP.
         batch_tokens: token budget of a batch.
+        ledger: keeps finished batches.
 
     Returns:
-        float64 ``[K]``.
+        float64 ``[E, K]`` per layer, sums over each owner's prompts.
 
     Raises:
         ModelError: the model has no such site or readout.
@@ -66,44 +76,55 @@ def zeroing_falls(
         raise ModelError(f"{model.architecture.name} has no {site} as a site; it has {', '.join(model.sites)}")
     if readout == "normed" and site != "heads":
         raise ModelError("readout='normed' is for heads: what neurons write comes after that norm")
+    named = [(layer, index) for layer, indices in components.items() for index in indices]
+    rows = [(n, layer, at) for n in range(len(prompts)) for at, (layer, _) in enumerate(named)]
 
-    def work(chosen: tuple[int, ...]) -> list[float]:
-        return _falls(model, prompt, site, layer, chosen, direction, readout)
+    def work(batches: Batches) -> Sums:
+        groups = [
+            (owners[n], prompts[n], layer, [at for _, _, at in group])
+            for batch in batches
+            for (n, layer), group in groupby((rows[row] for row in batch), key=lambda row: row[:2])
+        ]
+        return {"falls": _falls(model, groups, site, named, directions, readout)}
 
-    rows = max(1, batch_tokens // len(prompt) - 1)
-    run = Adaptive(work, lambda first, second: first + second, "causal scores")
-    parts = [run(tuple(components[at : at + rows])) for at in range(0, len(components), rows)]
-    return torch.tensor([fall for part in parts for fall in part], dtype=torch.float64)
+    lengths = [len(prompts[n]) for n, _, _ in rows]
+    total = folded(model, f"causal_{site}", lengths, batch_tokens, work, ledger)["falls"]
+    layers = torch.tensor([layer for layer, _ in named])
+    return {layer: total[:, layers == layer] for layer in components}
 
 
 def _falls(
     model: Model,
-    prompt: Sequence[int],
+    groups: Sequence[tuple[int, Sequence[int], int, list[int]]],
     site: str,
-    layer: int,
-    components: Sequence[int],
-    direction: torch.Tensor,
+    named: Sequence[tuple[int, int]],
+    directions: torch.Tensor,
     readout: str,
-) -> list[float]:
-    batch = pad_left([prompt] * (len(components) + 1), model.pad_token)
-    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-    gone = torch.zeros(len(components) + 1, 1, *model.sizes.shape(site), dtype=torch.bool)
-    gone[torch.arange(len(components)), 0, list(components)] = True
-    gone = gone.flatten(2).to(model.device_of(layer))
-    edited = place(model, site, layer)
+) -> torch.Tensor:
+    """Falls ``[E, len(named)]``, summed over groups: (owner, prompt, layer, positions in ``named``)."""
     stream = "resid_attn" if site == "heads" else "resid_mlp"
-    read = reading(model, layer, [stream])
-    after = read.places[stream] if readout == "residual" else (model.mid_norm[layer], "output")
-    with (
-        model.lock,
-        model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1, remote=model.remote) as tracer,
-    ):
-        with torch.no_grad():
-            start = 0.0 if read.start is None else read.start.input[:, -1].clone()
-            values = value(edited)
-            values[:] = values.masked_fill(gone, 0)
-            state = start + value(after)[:, -1]
-            projected = (state.double() @ direction.to(state.device, torch.float64)).save()
-            tracer.stop()
-    model.counters["causal_tokens"] += ids.numel()
-    return (projected[-1] - projected[:-1]).tolist()
+    inputs = []
+    for owner, prompt, layer, chosen in groups:
+        ids = torch.tensor([[*prompt]] * (len(chosen) + 1), device=model.device)
+        gone = torch.zeros(len(chosen) + 1, 1, *model.sizes.shape(site), dtype=torch.bool)
+        gone[torch.arange(len(chosen)), 0, [named[at][1] for at in chosen]] = True
+        places, block = reading(model, layer, [stream])
+        after = places[stream] if readout == "residual" else (model.mid_norm[layer], "output")
+        inputs.append((owner, chosen, ids, gone.flatten(2), place(model, site, layer), block, after, layer))
+    with model.lock, model.session():
+        total = torch.zeros(len(directions), len(named), dtype=torch.float64)
+        for owner, chosen, ids, gone, edited, block, after, layer in inputs:
+            mask = torch.ones_like(ids)
+            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1) as tracer:
+                with torch.no_grad():
+                    start = 0.0 if block is None else block.input[:, -1].clone()
+                    values = value(edited)
+                    values[:] = values.masked_fill(gone.to(values.device), 0)
+                    state = (start + value(after)[:, -1]).double()
+                    projected = (state @ directions[owner, layer].to(state)).cpu()
+                    tracer.stop()
+            total[owner, chosen] += projected[-1] - projected[:-1]
+        falls = nnsight.save(total)
+    model.count(causal_tokens=sum(ids.numel() for _, _, ids, *_ in inputs))
+    found: torch.Tensor = falls
+    return found

@@ -2,7 +2,7 @@
 
 import torch
 
-from emotrace.formulas.scores import alignment, ranking, read_back, written
+from emotrace.formulas.scores import alignment, column_norms, ranking, read_back, written
 
 
 def test_scores_equal_loops():
@@ -12,8 +12,9 @@ def test_scores_equal_loops():
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     a, down, z, out, v = random(2, 3, 5), random(3, 4, 5), random(2, 3, 2, 6), random(3, 4, 2, 6), random(2, 3, 4)
-    neurons, heads = written(a, lambda layer: down[layer, ..., None], v), written(z, out.__getitem__, v)
-    cosine, read = alignment(lambda layer: down[layer, ..., None], v), read_back(out.__getitem__, v)
+    single, several = read_back(lambda layer: down[layer, ..., None], v), read_back(out.__getitem__, v)
+    neurons, heads = written(a, single), written(z, several)
+    cosine, read = alignment(single, column_norms(lambda layer: down[layer, ..., None], 3)), several.norm(dim=-1)
     for e in range(2):
         for layer in range(3):
             for n in range(5):

@@ -220,13 +220,12 @@ def test_loading_refuses_before_a_weight_is_read(free, monkeypatch, tmp_path):
         ({"model_type": "llama", "dtype": "float99"}, "AttributeError: module 'torch' has no attribute 'float99'"),
     ],
 )
-@pytest.mark.parametrize("remote", [False, True])
-def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, config, message, remote):
+def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, config, message):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
     (tmp_path / "config.json").write_text(json.dumps(config))
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=message) as refused:
-        load(tmp_path, remote=remote)
+        load(tmp_path)
     assert str(refused.value).startswith(f"cannot load {str(tmp_path)!r}: ")
     assert "\n" not in str(refused.value)
 

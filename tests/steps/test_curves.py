@@ -29,9 +29,10 @@ def test_random_components_are_outside_the_best_and_repeatable():
 def test_curve_asks_for_what_it_reports():
     clusters = {e: [f"s{i}" for i in range(12)] for e in SCORES.emotions}
 
-    def measure(emotion, components):
+    def measure(emotion, variants):
         scores = SCORES.heads[SCORES.emotions.index(emotion)]
-        return np.array([sum(float(scores[c]) for c in part) for part in components]) + 0.001 * np.arange(12)
+        sums = [[sum(float(scores[c]) for c in part) for part in components] for components in variants]
+        return np.array(sums) + 0.001 * np.arange(12)
 
     curve = dose_curve(SCORES, "heads", (1, 4, 16), 5, clusters, measure, seed=0)
     assert curve.ks == (1, 4)

@@ -210,9 +210,7 @@ def test_controls_keep_their_promises():
             assert len(set(anywhere.components(site, emotion))) == len(mine)
             assert direction.components(site, emotion) == mine
             for place in ("last", "reply"):
-                norms = [
-                    controls.summed_writes(c, site, place, emotion).norm(dim=-1) for c in (circuit, rescaled, direction)
-                ]
+                norms = [controls.norms(c)[site, place, emotion] for c in (circuit, rescaled, direction)]
                 assert torch.allclose(norms[0], norms[1])
                 assert torch.allclose(norms[0], norms[2])
                 assert not torch.allclose(
@@ -224,7 +222,7 @@ def test_controls_keep_their_promises():
     expected = np.mean(
         [
             max(
-                float(controls.summed_writes(circuit, site, "last", e)[layer].norm())
+                float(controls.norms(circuit)[site, "last", e][layer])
                 / float(DIRECTIONS.sigma[layer, sublayer] * 32**0.5)
                 for sublayer, site in enumerate(("heads", "neurons"))
                 for layer in range(3)
@@ -237,15 +235,15 @@ def test_controls_keep_their_promises():
     assert crowded.shortfall(crowded.matched(0)) > 0
 
 
-def test_summed_write_equals_the_projection_of_the_edit():
+def test_norm_of_the_write_is_that_of_the_projected_edit():
     circuit, _, _ = built()
     controls, plain = Controls(MODEL, circuit, DIFFERENCES), torch_model(MODEL)
     for operation in compile_plan(add(circuit, "joy", strength=2.0), MODEL):
-        block = plain.model.layers[operation.layer]
-        projection = block.self_attn.o_proj if operation.site == "heads" else block.mlp.down_proj
-        for place, values in (("last", operation.add), ("reply", operation.add_later)):
-            written = controls.summed_writes(circuit, operation.site, place, "joy")[operation.layer]
-            assert close(projection.weight.detach() @ values, 2 * written, 1e-12)
+        site, block = operation["site"], plain.model.layers[operation["layer"]]
+        projection = block.self_attn.o_proj if site == "heads" else block.mlp.down_proj
+        for place, values in (("last", operation["add"]), ("reply", operation["add_later"])):
+            norm = controls.norms(circuit)[site, place, "joy"][operation["layer"]]
+            assert close((projection.weight.detach() @ values).norm(), 2 * norm, 1e-12)
 
 
 def test_tokens_choose_the_vectors():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emotrace.errors import DataError
-from emotrace.trace.capture import SITES, Sample, capture, last_token_states
+from emotrace.trace.capture import SITES, Sample, capture, state_coordinates
 from tests.tiny import close, hooked, random_prompts, tiny_model, torch_model
 
 
@@ -78,11 +78,12 @@ def test_every_condition_needs_a_sample():
         capture(tiny_model(), [], ("a",))
 
 
-def test_last_token_states_keep_the_order_given():
-    model, prompts = tiny_model(), random_prompts(7)
-    states = last_token_states(model, prompts, (2, 0), batch_tokens=20)
-    assert states.shape == (7, 2, 2, 32)
-    for row, prompt in enumerate(prompts):
-        last, _ = by_hooks(model, Sample(0, tuple(prompt), (7,)))
-        assert close(states[row, 0, 1], last["resid_mlp"][2], 1e-6)
-        assert close(states[row, 1, 0], last["resid_attn"][0], 1e-6)
+@pytest.mark.parametrize(("count", "numbers"), [(7, 7), (40, 32)])
+def test_coordinates_of_states_keep_inner_products_and_the_order_given(count, numbers):
+    model, prompts = tiny_model(), random_prompts(count)
+    found = state_coordinates(model, prompts, (2, 0), batch_tokens=20)
+    assert found.shape == (count, 2, 2, numbers)
+    seen = [by_hooks(model, Sample(0, tuple(prompt), (7,)))[0] for prompt in prompts]
+    for at, layer, sublayer, site in ((0, 2, 1, "resid_mlp"), (1, 0, 0, "resid_attn")):
+        states = torch.stack([last[site][layer] for last in seen])
+        assert close(found[:, at, sublayer] @ found[:, at, sublayer].T, states @ states.T, 1e-5)

@@ -104,7 +104,7 @@ def test_edits_compose_in_order_and_undo_each_other():
     assert close(logits(model, ids, wiped + more), logits(model, ids, set(values, "heads")), 1e-12)
     assert close(logits(model, ids, scale(0.0, heads=values)), logits(model, ids, wiped), 1e-12)
     later_layer_first = zero(neurons=[(2, 1)]) + zero(heads=[(0, 0)])
-    assert [o.layer for o in compile_plan(later_layer_first, model)] == [0, 2]
+    assert [o["layer"] for o in compile_plan(later_layer_first, model)] == [0, 2]
 
 
 def test_no_edit_leaks_into_the_next_trace_after_an_exception():
@@ -151,8 +151,8 @@ def test_misuse_is_refused():
 def test_missed_edits_raise(monkeypatch):
     import emotrace.trace.generate as module
 
-    real = module.apply_operations
-    monkeypatch.setattr(module, "apply_operations", lambda *a: [0] if a[2] == 1 else real(*a))
+    real = module.make_edits
+    monkeypatch.setattr(module, "make_edits", lambda *a: [0] if a[1] == 1 else real(*a))
     with pytest.raises(EditMissed, match=r"edit of heads in layer 0 .*touched 2 of 3 passes of row 0, not \[1\]"):
         generate_replies(tiny_model(), random_prompts(1), zero(heads=[(0, 0)]), max_new_tokens=3)
 

@@ -3,12 +3,17 @@
 import pytest
 import torch
 
+from emotrace.errors import DataError
 from emotrace.trace.attribute import readout_gradients
-from emotrace.trace.suffix import compute_prefix, inject
+from emotrace.trace.suffix import injected_shifts
 from tests.conformance.hooks import layout_of, module_at
 from tests.tiny import FAMILIES, close, hooked, random_prompts, tiny_model, torch_model
 
 FINAL_NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def full_pass(model, prompt, layer, sublayer, vector, readout):
@@ -40,32 +45,37 @@ def full_pass(model, prompt, layer, sublayer, vector, readout):
 @pytest.mark.parametrize("readout", ["final_norm", "residual"])
 def test_injection_equals_a_full_pass(family, readout):
     model, prompts = tiny_model(family), random_prompts(3)
-    prefix = compute_prefix(model, prompts, readout)
-    vectors = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    vectors, reference = random(2, 3, 2, 32, seed=1), random(2, 32, seed=2)
+    sizes = random(3, 3, 2, seed=3).abs()
+    got = injected_shifts(model, [prompts[:2], prompts[2:]], vectors, sizes, reference, readout)
+    assert got.shape == (3, 2, 2, 3)
+    nothing = torch.zeros(32, dtype=torch.float64)
+    before = sum(full_pass(model, prompt, 0, "attn", nothing, readout) for prompt in prompts)
     for layer in range(3):
-        zero = torch.zeros(1, 32, dtype=torch.float64)
-        attn, mlp = torch.cat([vectors[:1], zero, zero]), torch.cat([zero, vectors[1:], zero])
-        got = inject(model, prefix, layer, attn, mlp, readout)
-        for row, prompt in enumerate(prompts):
-            assert close(got[row, 0], full_pass(model, prompt, layer, "attn", vectors[0], readout), 1e-12)
-            assert close(got[row, 1], full_pass(model, prompt, layer, "mlp", vectors[1], readout), 1e-12)
-            assert close(got[row, 2], prefix.final[row], 1e-12)
+        for sublayer, name in enumerate(("attn", "mlp")):
+            for e, a in ((0, 0), (1, 2)):
+                push = sizes[a, layer, sublayer] * vectors[e, layer, sublayer]
+                after = sum(full_pass(model, prompt, layer, name, push, readout) for prompt in prompts)
+                assert close(got[layer, sublayer, e, a], (after - before) @ reference[e], 1e-11)
 
 
 @pytest.mark.parametrize("readout", ["final_norm", "residual"])
 def test_gradient_is_the_limit_of_injection(readout):
     model, prompts = tiny_model(), random_prompts(3)
-    reference = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    gradients = readout_gradients(model, prompts, reference, readout)
-    prefix = compute_prefix(model, prompts, readout)
-    generator = torch.Generator().manual_seed(3)
-    vector, zero = torch.randn(1, 32, dtype=torch.float64, generator=generator), torch.zeros(1, 32, dtype=torch.float64)
+    reference = random(2, 32, seed=2)
+    gradients = readout_gradients(model, [prompts[:1], prompts[1:]], reference, readout)
+    vectors = random(2, 3, 2, 32, seed=3)
     step = 1e-3  # transformers' RMSNorm computes in float32, so a smaller step drowns in rounding
+    sizes = torch.tensor([step, -step], dtype=torch.float64)[:, None, None].expand(2, 3, 2)
+    moved = injected_shifts(model, [prompts], vectors, sizes, reference, readout)
+    slopes = (moved[..., 0] - moved[..., 1]) / (2 * step)
+    expected = (gradients * vectors).sum(-1).permute(1, 2, 0)
     for layer in range(3):
         for sublayer in range(2):
-            pair = (step * vector, zero) if sublayer == 0 else (zero, step * vector)
-            up = inject(model, prefix, layer, *pair, readout)[:, 0]
-            down = inject(model, prefix, layer, -pair[0], -pair[1], readout)[:, 0]
-            slope = ((up - down) @ reference.T).sum(0) / (2 * step)
-            assert close(gradients[:, layer, sublayer] @ vector[0], slope, 2e-3), (layer, sublayer)
+            assert close(expected[layer, sublayer], slopes[layer, sublayer], 2e-3), (layer, sublayer)
     assert all(p.grad is None for p in torch_model(model).parameters())
+
+
+def test_a_prompt_of_one_token_is_refused():
+    with pytest.raises(DataError, match="a prompt of one token has no prefix"):
+        injected_shifts(tiny_model(), [[[7]]], random(1, 3, 2, 32), random(1, 3, 2), random(1, 32), "residual")

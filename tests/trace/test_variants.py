@@ -12,7 +12,8 @@ def test_fall_equals_hooks_and_closed_form(site):
     model, prompt = tiny_model(), random_prompts(1)[0]
     direction = torch.randn(32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     layer, components = 1, [0, 2, 3]
-    falls = zeroing_falls(model, prompt, site, layer, components, direction)
+    directions = direction.expand(1, 3, 32)
+    falls = zeroing_falls(model, [prompt], [0], site, {layer: components}, directions, batch_tokens=20)[layer][0]
     plain = torch_model(model)
     block = plain.model.layers[layer]
     projection = block.self_attn.o_proj if site == "heads" else block.mlp.down_proj

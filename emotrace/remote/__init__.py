@@ -1,0 +1,1 @@
+"""Models hosted by NDIF: how blocks are shipped, jobs kept, results fetched, and what the server's errors mean."""

@@ -1,0 +1,121 @@
+"""What components write, worked out where the weights are: here, or on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import nnsight
+import torch
+
+from emotrace.formulas.scores import column_norms, read_back
+
+if TYPE_CHECKING:
+    from emotrace.models.traced import Model
+
+COLUMNS = 4096
+"""Components of one product on a server, so that no more than these columns of a weight are held in float64."""
+
+Write = tuple[str, Sequence[tuple[int, int]], torch.Tensor]
+"""Site, K (layer, index) pairs, and activations ``[K, w]``."""
+
+
+def directions_read_back(model: Model, site: str, directions: torch.Tensor) -> torch.Tensor:
+    """Each component's matrix, transposed, times its layer's direction: ``W[:, k]^T v``.
+
+    Args:
+        model: any model.
+        site: ``heads`` (columns of W_O) or ``neurons`` (columns of W_down).
+        directions: ``[E, L, D]``.
+
+    Returns:
+        float64 ``[E, L, K, w]``; K is 0 for the neurons of a mixture of experts.
+    """
+    if model.remote and site in model.sites:
+        found: torch.Tensor = _on_server(model, site, directions)["read"]
+        return found.unflatten(-1, model.sizes.shape(site))
+    return read_back(partial(model.write_weight, site), directions)
+
+
+def write_sizes(model: Model, site: str) -> torch.Tensor:
+    """Norm of what each component of width 1 writes per unit of activation, float64 ``[L, K]``."""
+    if model.remote and site in model.sites:
+        nothing = torch.zeros(1, model.sizes.layers, model.sizes.width, dtype=torch.float64)
+        return _on_server(model, site, nothing)["norms"]
+    return column_norms(partial(model.write_weight, site), model.sizes.layers)
+
+
+def _on_server(model: Model, site: str, directions: torch.Tensor) -> dict[str, torch.Tensor]:
+    projections = {"heads": model.out_proj, "neurons": model.down_proj}[site]
+    transposed, columns = model.architecture.transposed, COLUMNS
+    with model.session():
+        with torch.no_grad():
+            reads = []
+            norms = []
+            for layer, projection in enumerate(projections):
+                weight = projection.weight.T if transposed else projection.weight
+                read, norm = products(weight, directions[:, layer], columns)
+                reads.append(read)
+                norms.append(norm)
+            found = nnsight.save({"read": torch.stack(reads, 1), "norms": torch.stack(norms)})
+    made: dict[str, torch.Tensor] = found
+    return made
+
+
+def products(weight: torch.Tensor, directions: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``directions [E, D]`` times ``weight [D, C]``, and the norms of its columns: float64 ``[E, C]`` and ``[C]``."""
+    reads, norms = [], []
+    vectors = directions.to(weight.device)
+    for part in weight.split(columns, 1):
+        precise = part.double()
+        reads.append((vectors @ precise).cpu())
+        norms.append(precise.norm(dim=0).cpu())
+    return torch.cat(reads, 1), torch.cat(norms)
+
+
+def write_norms(model: Model, writes: Sequence[Write]) -> torch.Tensor:
+    """Norm of the summed write of some components, layer by layer, float64 ``[len(writes), L]``.
+
+    Biases belong to no component. On a hosted model all of them are one request.
+    """
+    terms = [_by_layer(*write) for write in writes]
+    if not model.remote:
+        norms = torch.zeros(len(writes), model.sizes.layers, dtype=torch.float64)
+        for row, (site, layers) in enumerate(terms):
+            for layer, indices, vectors in layers:
+                weights = model.write_weight(site, layer, indices)
+                norms[row, layer] = torch.einsum("dkw,kw->d", weights, vectors).norm()
+        return norms
+    transposed, layers_count = model.architecture.transposed, model.sizes.layers
+    sites: dict[str, Any] = {
+        "heads": (model.out_proj, model.sizes.shape("heads")[1]),
+        "neurons": (model.down_proj, 1),
+    }
+    with model.session():
+        with torch.no_grad():
+            found = torch.zeros(len(terms), layers_count, dtype=torch.float64)
+            for row, (site, layers) in enumerate(terms):
+                projections, width = sites[site]
+                for layer, indices, vectors in layers:
+                    weight = projections[layer].weight
+                    found[row, layer] = summed(weight.T if transposed else weight, indices, width, vectors)
+            norms = nnsight.save(found)
+    made: torch.Tensor = norms
+    return made
+
+
+def summed(weight: torch.Tensor, indices: list[int], width: int, vectors: torch.Tensor) -> float:
+    """Norm of what components with activations ``vectors [K, width]`` write together through ``weight [D, C]``."""
+    columns = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten().to(weight.device)
+    return float((weight[:, columns].double() @ vectors.flatten().to(weight.device)).norm())
+
+
+def _by_layer(
+    site: str, pairs: Sequence[tuple[int, int]], vectors: torch.Tensor
+) -> tuple[str, list[tuple[int, list[int], torch.Tensor]]]:
+    layers: dict[int, list[int]] = {}
+    for at, (layer, _) in enumerate(pairs):
+        layers.setdefault(layer, []).append(at)
+    values = vectors.double().cpu()
+    return site, [(layer, [pairs[at][1] for at in held], values[held]) for layer, held in sorted(layers.items())]
