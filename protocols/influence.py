@@ -16,20 +16,24 @@ def influence(
     prompts: int = 40,
     alphas: tuple[float, ...] = ALPHAS,
     readout: Literal["final_norm", "residual"] = "final_norm",
+    gradient: bool = True,
 ) -> dict[str, Any]:
     """Push each sublayer along its direction on neutral prompts and watch the final state (Wang et al., section 5.1).
 
     Exact, on a shared prefix cache; the gradient, its limit for small pushes, is computed beside it and compared.
+    `gradient=false` leaves it out: some servers have none.
     """
     found = run.open("directions", "directions", Directions)
     elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
     chosen = [r.prompt_ids for r in elicited.spread(NEUTRAL, prompts)]
     options: dict[str, Any] = {"readout": readout, "batch_tokens": run.batch_tokens, "ledger": run.ledger}
     exact = sublayer_influence(run.model, chosen, found, alphas=alphas, **options)
-    gradient = sublayer_influence(run.model, chosen, found, method="gradient", **options)
     run.save("influence", exact)
-    both = [values.flatten() - values.mean() for values in (exact.values, gradient.values)]
-    agreement = float((both[0] @ both[1]) / (both[0].norm() * both[1].norm()))
+    agreement = None
+    if gradient:
+        limit = sublayer_influence(run.model, chosen, found, method="gradient", **options)
+        both = [values.flatten() - values.mean() for values in (exact.values, limit.values)]
+        agreement = float((both[0] @ both[1]) / (both[0].norm() * both[1].norm()))
     return {
         "emotions": list(found.emotions),
         "importance": {"attn": exact.values[:, :, 0].tolist(), "mlp": exact.values[:, :, 1].tolist()},

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import nnsight
 import torch
 
+from emotrace.models.matrix import linear, matrix_columns
+
 if TYPE_CHECKING:
     from emotrace.models.traced import Model
 
@@ -21,23 +23,30 @@ class Probe:
     Attributes:
         dtype: of the weights.
         torch: the server's version.
-        slices: per layer, mean absolute value of a fixed slice of the output projections and of the down projections.
+        slices: per layer, mean absolute value of a fixed slice of the output projections and, but for a mixture of
+            experts, of the down projections.
     """
 
     dtype: torch.dtype
     torch: str
-    slices: tuple[list[float], list[float]]
+    slices: tuple[list[float], ...]
 
 
 def probe(model: Model) -> Probe:
     """Ask; raises ``HostedError`` as any request does."""
-    projections, part = [model.out_proj, model.down_proj], FINGERPRINT_SLICE
-    with model.session():
-        found = nnsight.save({"torch": str(torch.__version__), "slices": []})
-        for modules in projections:
-            # the slice's mean is the same whether weights are kept as [out, in] or, transposed, as [in, out]
-            found["slices"].append([m.weight[:part, :part].double().abs().mean().item() for m in modules])
-        found["dtype"] = str(projections[0][0].weight.dtype)
+    count, embeddings, ids = FINGERPRINT_SLICE, model.embeddings, torch.tensor([[model.pad_token]])
+    parts = [[linear(model, site, layer) for layer in range(model.sizes.layers)] for site in model.sites]
+    chosen = torch.arange(count)
+    with model.trace(ids, use_cache=False, logits_to_keep=1) as tracer:
+        with torch.no_grad():
+            like = embeddings.output
+            found = nnsight.save({"torch": str(torch.__version__), "dtype": str(like.dtype), "slices": []})
+            for layers in parts:
+                slices = []
+                for part in layers:
+                    slices.append(float(matrix_columns(part, chosen, like)[:count].abs().mean()))
+                found["slices"].append(slices)
+            tracer.stop()
     dtype = getattr(torch, str(found["dtype"]).removeprefix("torch."))
-    out, down = found["slices"]
-    return Probe(dtype, found["torch"], (out, down))
+    out, *down = found["slices"]
+    return Probe(dtype, found["torch"], (out, *down))

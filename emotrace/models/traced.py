@@ -15,6 +15,7 @@ import torch
 from emotrace.data.prompts import Prompt, render
 from emotrace.errors import CircuitError, ModelError
 from emotrace.models.architectures import Sizes, architecture_of, sizes_of, submodule
+from emotrace.models.matrix import columns_of
 from emotrace.models.probe import FINGERPRINT_SLICE, Probe, probe
 from emotrace.models.weights import projection_bias, projection_weight
 from emotrace.remote.backend import HostedBackend
@@ -234,7 +235,7 @@ class Model:
             return torch.zeros(self.sizes.width, 0, width, dtype=torch.float64)
         columns = None
         if components is not None:
-            columns = (torch.tensor(components, dtype=torch.int64)[:, None] * width + torch.arange(width)).flatten()
+            columns = columns_of(components, width)
         weight = self._weight(projections[layer], columns)
         return weight.reshape(self.sizes.width, count if components is None else len(components), width)
 
@@ -255,13 +256,14 @@ class Model:
         text = repr(vocabulary) + str(self.tokenizer.chat_template)
         part = slice(FINGERPRINT_SLICE)
         if self.remote:
-            out, down = self.probed.slices
+            out, *down = self.probed.slices
         else:
-            out, down = (
+            out, *down = (
                 [self._weight(projection, part, part).abs().mean().item() for projection in projections]
                 for projections in (self.out_proj, self.down_proj)
+                if projections
             )
-        sums = tuple(zip(out, down or [0.0] * len(out), strict=True))
+        sums = tuple(zip(out, *down or [[0.0] * len(out)], strict=True))
         tokenizer = hashlib.sha256(text.encode()).hexdigest()
         return Fingerprint(asdict(self.sizes), tokenizer, sums)
 

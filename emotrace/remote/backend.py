@@ -1,10 +1,12 @@
 """A captured block as a job of an NDIF server: submitted once, waited for, collected, even by another process."""
 
 import io
+import json
 import pickle
 import sys
 import time
 from typing import Any
+from uuid import uuid4
 
 import nnsight
 import tenacity
@@ -78,8 +80,12 @@ class HostedBackend(Backend):
             job, resumed, known = known, known is not None, None
             if job is None:
                 blob = pack(tracer, self.model) if blob is None else blob
-                job = self._submitted(blob)
-                keep(job)
+                job = uuid4().hex
+                keep(job)  # before it is sent: a client killed in between would not know what runs for it
+                given = self._submitted(job, blob)
+                if given != job:  # a server that chooses ids itself
+                    job = given
+                    keep(job)
             try:
                 return self._collected(job, resumed)
             except _Failed as failed:
@@ -105,17 +111,18 @@ class HostedBackend(Backend):
             raise HostedError(f"{host} failed the same request {TRIES} times ({error}); try again later") from None
         return found
 
-    def _submitted(self, blob: bytes) -> str:
+    def _submitted(self, job: str, blob: bytes) -> str:
         nn = self.model.nn
         request = RequestModel(model_key=nn.to_model_key(), compress=True, env=nn._remoteable_get_env())
-        data = request.metadata()
+        data = json.dumps({**request.model_dump(), "id": job})
         headers = {
             "ndif-timestamp": repr(time.time()),
             "nnsight-version": nnsight.__version__,
             "python-version": sys.version,
         }
         files = {"blob": ("request", blob, "application/octet-stream")}
-        answer = self.connection.post("/request", data={"data": data}, files=files, headers=headers)
+        body: dict[str, Any] = {"data": {"data": data}, "files": files, "headers": headers}
+        answer = self.connection.post("/request", trace=f"/response/{job}", **body)
         self.connection.count(requests=1, bytes_sent=len(blob) + len(data))
         return self._status(answer.text).id
 

@@ -125,11 +125,15 @@ class Connection:
         self.introduce()
         return self._sent("GET", f"{self.host}{path}", headers=self._headers(), missing_ok=missing_ok)
 
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        """POST to the API; errors as :meth:`get`."""
+    def post(self, path: str, *, trace: str, **body: Any) -> httpx.Response:
+        """POST to the API; errors as :meth:`get`.
+
+        ``trace`` is where the server answers 200 once a POST has arrived: one whose connection broke off is looked for
+        there before it is sent again.
+        """
         self.introduce()
         headers = self._headers() | body.pop("headers", {})
-        return self._sent("POST", f"{self.host}{path}", headers=headers, **body)
+        return self._sent("POST", f"{self.host}{path}", trace=f"{self.host}{trace}", headers=headers, **body)
 
     def download(self, url: str) -> httpx.Response:
         """GET of a result, at a URL that carries its own permission; broken downloads begin again.
@@ -155,12 +159,26 @@ class Connection:
         return {"ndif-api-key": key} if key else {}
 
     def _sent(
-        self, method: str, url: str, *, missing_ok: bool = False, tries: int | None = None, **options: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        missing_ok: bool = False,
+        tries: int | None = None,
+        trace: str | None = None,
+        **options: Any,
     ) -> httpx.Response:
         """One request, tried again while the server is down or overloaded."""
+        again = False
 
         def once() -> httpx.Response:
+            nonlocal again
             try:
+                if again and trace is not None:
+                    arrived = self._client.get(trace, headers=options["headers"])
+                    if arrived.status_code == 200:
+                        return arrived
+                again = True
                 response = self._client.request(method, url, **options)
             except httpx.InvalidURL as error:
                 raise HostedError(f"{self.host}: not a URL ({error}); check --host") from None

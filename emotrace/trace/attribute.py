@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import nnsight
 import torch
 
-from emotrace.errors import DataError
+from emotrace.errors import DataError, ModelError
 from emotrace.ledger import Ledger, Sums
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
 from emotrace.trace.requests import Batches, folded
@@ -153,6 +153,7 @@ def _backward(
                     sites = []
                     for at in places:
                         sites.append(value(at))
+                    check_differentiable(sites)
                     if metric is not None:
                         targets = measured(metric, model.output.logits[:, -1])
                     else:
@@ -163,6 +164,15 @@ def _backward(
         grads = nnsight.save(total)
     summed: list[torch.Tensor] = grads
     return summed
+
+
+def check_differentiable(sites: list[torch.Tensor]) -> None:
+    """Raise ``ModelError`` where activations are copies, as in blocks that a server runs apart from its model."""
+    if not all(values.requires_grad for values in sites):
+        raise ModelError(
+            "this server runs blocks apart from the model, so there are no gradients; ask its owners for a trusted "
+            "key, or use what needs none (method='exact', -p influence.gradient=false)"
+        )
 
 
 def summed_gradients(targets: torch.Tensor, sites: list[torch.Tensor], keep: torch.Tensor) -> list[torch.Tensor]:

@@ -151,13 +151,22 @@ def falls_of(part: dict[str, Any], states: dict[str, torch.Tensor], vectors: tor
     values = states["heads"]
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
 
+    def parameter(module: Any) -> torch.Tensor:
+        held: torch.Tensor | None = getattr(module, "weight", None)
+        if held is None:
+            raise ModelError(
+                "this server runs blocks apart from the weights, and scores behind a norm need them; ask its owners "
+                "for a trusted key, or use causal_scores"
+            )
+        return held.detach()
+
     def weight(projection: Any) -> torch.Tensor:
-        held = projection.weight.detach()
+        held = parameter(projection)
         return (held.T if part["transposed"] else held).to(dtype)
 
     def parameters(named: tuple[Any, float, str, bool]) -> tuple[torch.Tensor, float, bool]:
         module, offset, eps, centred = named
-        return module.weight.detach().to(dtype) + offset, float(getattr(module, eps)), centred
+        return parameter(module).to(dtype) + offset, float(getattr(module, eps)), centred
 
     def moved(x: torch.Tensor, by: torch.Tensor, named: tuple[Any, float, str, bool]) -> torch.Tensor:
         gain, eps, centred = parameters(named)

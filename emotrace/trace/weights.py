@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nnsight
 import torch
 
 from emotrace.formulas.scores import column_norms, read_back
+from emotrace.models.matrix import columns_of, linear, matrix_columns
 
 if TYPE_CHECKING:
+    from emotrace.models.matrix import Linear
     from emotrace.models.traced import Model
 
 COLUMNS = 4096
@@ -33,7 +35,7 @@ def directions_read_back(model: Model, site: str, directions: torch.Tensor) -> t
         float64 ``[E, L, K, w]``; K is 0 for the neurons of a mixture of experts.
     """
     if model.remote and site in model.sites:
-        found: torch.Tensor = _on_server(model, site, directions)["read"]
+        found = _on_server(model, site, directions)["read"]
         return found.unflatten(-1, model.sizes.shape(site))
     return read_back(partial(model.write_weight, site), directions)
 
@@ -47,29 +49,31 @@ def write_sizes(model: Model, site: str) -> torch.Tensor:
 
 
 def _on_server(model: Model, site: str, directions: torch.Tensor) -> dict[str, torch.Tensor]:
-    projections = {"heads": model.out_proj, "neurons": model.down_proj}[site]
-    transposed, columns = model.architecture.transposed, COLUMNS
-    with model.session():
+    parts = [linear(model, site, layer) for layer in range(model.sizes.layers)]
+    columns, embeddings, ids = COLUMNS, model.embeddings, torch.tensor([[model.pad_token]])
+    with model.trace(ids, use_cache=False, logits_to_keep=1) as tracer:
         with torch.no_grad():
+            like = embeddings.output
             reads = []
             norms = []
-            for layer, projection in enumerate(projections):
-                weight = projection.weight.T if transposed else projection.weight
-                read, norm = products(weight, directions[:, layer], columns)
+            for layer, part in enumerate(parts):
+                read, norm = products(part, directions[:, layer], columns, like)
                 reads.append(read)
                 norms.append(norm)
             found = nnsight.save({"read": torch.stack(reads, 1), "norms": torch.stack(norms)})
+            tracer.stop()
     made: dict[str, torch.Tensor] = found
     return made
 
 
-def products(weight: torch.Tensor, directions: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``directions [E, D]`` times ``weight [D, C]``, and the norms of its columns: float64 ``[E, C]`` and ``[C]``."""
+def products(
+    part: Linear, directions: torch.Tensor, columns: int, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``directions [E, D]`` times the matrix ``[D, C]``, and the norms of its columns: float64 ``[E, C]``, ``[C]``."""
     reads, norms = [], []
-    vectors = directions.to(weight.device)
-    for part in weight.split(columns, 1):
-        precise = part.double()
-        reads.append((vectors @ precise).cpu())
+    for chosen in torch.arange(part["inputs"]).split(columns):
+        precise = matrix_columns(part, chosen, like)
+        reads.append((directions.to(precise.device) @ precise).cpu())
         norms.append(precise.norm(dim=0).cpu())
     return torch.cat(reads, 1), torch.cat(norms)
 
@@ -87,28 +91,23 @@ def write_norms(model: Model, writes: Sequence[Write]) -> torch.Tensor:
                 weights = model.write_weight(site, layer, indices)
                 norms[row, layer] = torch.einsum("dkw,kw->d", weights, vectors).norm()
         return norms
-    transposed, layers_count = model.architecture.transposed, model.sizes.layers
-    sites: dict[str, Any] = {
-        "heads": (model.out_proj, model.sizes.shape("heads")[1]),
-        "neurons": (model.down_proj, 1),
-    }
-    with model.session():
+    asked = [
+        (row, layer, linear(model, site, layer), columns_of(indices, model.sizes.shape(site)[1]), vectors.flatten())
+        for row, (site, layers) in enumerate(terms)
+        for layer, indices, vectors in layers
+    ]
+    shape = (len(terms), model.sizes.layers)
+    embeddings, ids = model.embeddings, torch.tensor([[model.pad_token]])
+    with model.trace(ids, use_cache=False, logits_to_keep=1) as tracer:
         with torch.no_grad():
-            found = torch.zeros(len(terms), layers_count, dtype=torch.float64)
-            for row, (site, layers) in enumerate(terms):
-                projections, width = sites[site]
-                for layer, indices, vectors in layers:
-                    weight = projections[layer].weight
-                    found[row, layer] = summed(weight.T if transposed else weight, indices, width, vectors)
-            norms = nnsight.save(found)
-    made: torch.Tensor = norms
+            like = embeddings.output
+            found = nnsight.save(torch.zeros(shape, dtype=torch.float64))
+            for row, layer, part, columns, vectors in asked:
+                weights = matrix_columns(part, columns, like)
+                found[row, layer] = (weights @ vectors.to(weights.device)).norm().cpu()
+            tracer.stop()
+    made: torch.Tensor = found
     return made
-
-
-def summed(weight: torch.Tensor, indices: list[int], width: int, vectors: torch.Tensor) -> float:
-    """Norm of what components with activations ``vectors [K, width]`` write together through ``weight [D, C]``."""
-    columns = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten().to(weight.device)
-    return float((weight[:, columns].double() @ vectors.flatten().to(weight.device)).norm())
 
 
 def _by_layer(
