@@ -152,5 +152,7 @@ def hooked(module: torch.nn.Module, *, before: Callable | None = None, after: Ca
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> bool:
-    """Largest difference relative to the largest value."""
+    """Largest difference relative to the largest value; nothing at all is close to nothing."""
+    if a.shape != b.shape or not a.numel():
+        return a.shape == b.shape
     return float((a.double() - b.double()).abs().max()) <= tolerance * max(float(b.double().abs().max()), 1e-30)

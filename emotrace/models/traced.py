@@ -21,6 +21,11 @@ from emotrace.models.weights import projection_bias, projection_weight
 from emotrace.remote.backend import HostedBackend
 from emotrace.remote.connection import Connection, Ndif
 
+MODULES = (
+    *("blocks", "out_proj", "attn_out", "middle", "mid_norm", "down_proj", "mlp_out"),
+    *("final_norm", "embeddings"),
+)
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -134,18 +139,7 @@ class Model:
 
     def __shipped__(self, model: Any) -> tuple[Any, ...]:
         """On a server: the nnsight model, with the lists of modules as attributes (``emotrace.remote.wire``)."""
-        names = (
-            "blocks",
-            "out_proj",
-            "attn_out",
-            "middle",
-            "mid_norm",
-            "down_proj",
-            "mlp_out",
-            "final_norm",
-            "embeddings",
-        )
-        return ShippedModel, (self.nn, {name: getattr(self, name) for name in names})
+        return ShippedModel, (self.nn, {name: getattr(self, name) for name in MODULES})
 
     def count(self, **amounts: float) -> None:
         """Add to counters; safe in threads."""

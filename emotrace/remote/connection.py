@@ -199,7 +199,7 @@ class Connection:
         stop = tenacity.stop_after_attempt(tries) if tries else tenacity.stop_after_delay(self.settings.patience)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=10.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0),
             stop=stop,
             before_sleep=noted,
             sleep=pause,

@@ -36,6 +36,16 @@ def pack(tracer: Any, model: Any) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL).compress(buffer.getvalue())
 
 
+class ShippedPackage:
+    """What ``emotrace`` is in a block on a server."""
+
+    def __init__(self, apply):  # type: ignore[no-untyped-def]  # travels as source, where our types are unknown
+        self.apply = apply
+
+    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+        raise AttributeError(f"emotrace.{name}: a server has only emotrace.apply; call the rest before the block")
+
+
 class _Pickler(CustomCloudPickler):
     def __init__(self, file: Any, model: Any) -> None:
         super().__init__(file, protocol=DEFAULT_PROTOCOL)
@@ -43,7 +53,7 @@ class _Pickler(CustomCloudPickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ModuleType) and obj.__name__ == "emotrace":
-            return SimpleNamespace, (), {"apply": obj.apply}
+            return ShippedPackage, (obj.apply,)
         if isinstance(obj, FunctionType):
             stand_in = obj.__dict__.get("__shipped__")
             return super().reducer_override(obj if stand_in is None else stand_in)

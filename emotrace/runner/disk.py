@@ -44,9 +44,9 @@ class DiskLedger:
     safetensors file with the running sums and the number of batches in them, replaced after every batch. Both carry the
     stage's key, and are thrown away when it differs. ``computed.log`` gains a JSON line per batch computed, with its
     seconds and what the model counted. Results pass through the disk's format whether they come from there or not, and
-    random generators are seeded per batch, so a resumed run equals an uninterrupted one bit for bit. ``jobs.jsonl``
-    beside the batches holds the ids of jobs submitted to a server, so that what it has finished is collected, not
-    repeated.
+    random generators are seeded per batch and after the last, so a resumed run equals an uninterrupted one bit for bit.
+    ``jobs.jsonl`` beside the batches holds the ids of jobs submitted to a server, so that what it has finished is
+    collected, not repeated.
 
     Attributes:
         folder: the stage's folder.
@@ -79,6 +79,7 @@ class DiskLedger:
                 results.append(_append(file, {"batch": index, "records": records})["records"])
                 self._log(name, index, seconds)
                 self.watch(name, index + 1, len(batches))
+        self._seed(name, len(batches))
         return [record for records in results for record in records]
 
     def fold(self, name: str, batches: Sequence[Batch], work: Callable[[Batch], Sums], *, workers: int = 1) -> Sums:
@@ -93,6 +94,7 @@ class DiskLedger:
                 save_file(total, aside, metadata={"ledger": json.dumps(header)})
             self._log(name, index, seconds)
             self.watch(name, index + 1, len(batches))
+        self._seed(name, len(batches))
         return total
 
     def _computed(

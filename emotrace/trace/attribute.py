@@ -168,7 +168,7 @@ def _backward(
 
 def check_differentiable(sites: list[torch.Tensor]) -> None:
     """Raise ``ModelError`` where activations are copies, as in blocks that a server runs apart from its model."""
-    if not all(values.requires_grad for values in sites):
+    if any(values.grad_fn is None for values in sites):
         raise ModelError(
             "this server runs blocks apart from the model, so there are no gradients; ask its owners for a trusted "
             "key, or use what needs none (method='exact', -p influence.gradient=false)"

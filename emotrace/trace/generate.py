@@ -106,7 +106,7 @@ def generate_replies(
     if not asked:
         return []
     lengths = [len(ids) + max_new_tokens for ids in asked]
-    # here, the generators are the ledger's and the user's business; a server's have to be told
+    # here, the generators are the ledger's and the user's business; a server's have to be told, each request otherwise
     seed = int(torch.randint(2**31, ())) if sampling and wrapped.remote else None
     single = all(each is plans[0] for each in plans)
 
@@ -117,7 +117,7 @@ def generate_replies(
             [[plans[0].for_rows(rows)] * len(rows) if single else [plans[row] for row in rows] for rows in batches],
             max_new_tokens,
             sampling,
-            seed,
+            None if seed is None else seed + batches[0][0],
         )
 
     records = mapped(wrapped, name, lengths, batch_tokens, work, ledger)

@@ -103,6 +103,7 @@ def _falls(
 ) -> torch.Tensor:
     """Falls ``[E, len(named)]``, summed over groups: (owner, prompt, layer, positions in ``named``)."""
     stream = "resid_attn" if site == "heads" else "resid_mlp"
+    early = not model.remote  # a sandboxed server of ndif 0.1.2 loses step when traces of a session stop early
     inputs = []
     for owner, prompt, layer, chosen in groups:
         ids = torch.tensor([[*prompt]] * (len(chosen) + 1), device=model.device)
@@ -122,7 +123,8 @@ def _falls(
                     values[:] = values.masked_fill(gone.to(values.device), 0)
                     state = (start + value(after)[:, -1]).double()
                     projected = (state @ directions[owner, layer].to(state)).cpu()
-                    tracer.stop()
+                    if early:
+                        tracer.stop()
             total[owner, chosen] += projected[-1] - projected[:-1]
         falls = nnsight.save(total)
     model.count(causal_tokens=sum(ids.numel() for _, _, ids, *_ in inputs))

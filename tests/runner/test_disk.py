@@ -35,9 +35,11 @@ def dying(work: Callable[[int], Any], at: int) -> Callable[[int], Any]:
 @pytest.mark.parametrize("at", range(7))
 def test_a_map_taken_up_again_equals_an_uninterrupted_one(tmp_path: Path, at: int) -> None:
     whole = DiskLedger(tmp_path / "whole" / "s", "key").map("r", range(7), records)
+    drawn_next = torch.rand(3)
     with pytest.raises(Killed):
         DiskLedger(tmp_path / "cut" / "s", "key").map("r", range(7), dying(records, at))
     assert DiskLedger(tmp_path / "cut" / "s", "key").map("r", range(7), records) == whole
+    assert torch.rand(3).equal(drawn_next)
     assert [e["batch"] for e in computed_batches(tmp_path / "cut" / "s")] == list(range(7))
 
 

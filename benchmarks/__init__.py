@@ -1,0 +1,1 @@
+"""Measurements of speed, memory and traffic, against others and against the straightforward way."""

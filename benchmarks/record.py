@@ -1,0 +1,53 @@
+"""How results are kept: JSON for programs, Markdown for people, both with the machine they were measured on."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "nnsight", "transformers")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and versions."""
+    described = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        described["processor"] = models[0] if models else described["processor"]
+    return described | {name: metadata.version(name) for name in PACKAGES}
+
+
+def keep(name: str, title: str, tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], notes: str) -> str:
+    """Write ``results/NAME.json`` and ``results/NAME.md``; the Markdown is returned.
+
+    Args:
+        name: of the files.
+        title: heading.
+        tables: captions with rows; the first row's keys are the columns.
+        notes: what the numbers mean.
+    """
+    made = {"measured": time.strftime("%Y-%m-%d"), "machine": machine()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(made | {c: list(rows) for c, rows in tables}, indent=1) + "\n")
+    lines = [f"# {title}", "", notes, "", " · ".join(f"{k} {v}" for k, v in made["machine"].items()), ""]  # type: ignore[attr-defined]
+    for caption, rows in tables:
+        columns = list(rows[0])
+        lines += [f"**{caption}**", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(shown(row[column]) for column in columns) + " |" for row in rows]
+        lines.append("")
+    text = "\n".join(lines)
+    (RESULTS / f"{name}.md").write_text(text)
+    return text
+
+
+def shown(value: Any) -> str:
+    """Numbers with thousands separated, or to three digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
