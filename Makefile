@@ -8,7 +8,7 @@ PINNED_TORCH := $(shell grep '^torch==' constraints.txt)
 # The bundled model's matrices are too small for threads, which cost several times their gain on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-fast test-slow test-ndif coverage lint constraints clean
+.PHONY: demo test test-all test-fast test-slow test-ndif bench-remote coverage lint constraints clean
 
 # Every experiment of the paper on the bundled model: runs/demo/summary.json and runs/demo/report.html.
 demo: $(READY)
@@ -17,13 +17,13 @@ demo: $(READY)
 # Style, types, import layers and the fast tests.
 test: lint test-fast
 
-# The same, the slow tests, every protocol on a real NDIF server, and line coverage over all of it.
+# The same, the slow tests, line coverage over both, and every protocol on a real NDIF server.
 test-all: $(READY)
 	$(BIN)/coverage erase
 	$(MAKE) --no-print-directory test RUN="$(BIN)/coverage run"
 	$(MAKE) --no-print-directory test-slow RUN="$(BIN)/coverage run"
-	$(MAKE) --no-print-directory test-ndif RUN="$(BIN)/coverage run"
 	$(MAKE) --no-print-directory coverage
+	$(MAKE) --no-print-directory test-ndif
 
 test-fast: $(READY)
 	$(RUN) -m pytest -m "not slow and not ndif"
@@ -34,6 +34,10 @@ test-slow: $(READY)
 # Installs the published NDIF server in .ndif (or $$EMOTRACE_NDIF_HOME), starts it on loopback, and stops it.
 test-ndif: $(READY)
 	$(RUN) -m pytest tests/ndif
+
+# Traffic with that server, for emotrace and for a client that downloads activations.
+bench-remote: $(READY)
+	$(BIN)/python -m benchmarks.remote
 
 coverage: $(READY)
 	$(BIN)/coverage combine --quiet

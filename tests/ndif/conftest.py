@@ -11,6 +11,7 @@ from tests.ndif.rig import Rig
 collect_ignore = ["shim"]
 
 MODEL = "emotrace/bundled"
+FAMILIES = ("gpt2", "gemma2", "mixtral")  # biases and transposed weights; norms behind; experts
 WEIGHTS = Path(str(files("emotrace") / "models" / "bundled" / "weights"))
 
 
@@ -26,7 +27,23 @@ def rig_home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def rig(rig_home: Path) -> Iterator[Rig]:
-    """A server with the bundled model as emotrace/bundled, for the tests that leave it running and whole."""
-    with Rig(rig_home, {MODEL: WEIGHTS}, gated=["emotrace/gated"]) as rig:
+def rig(rig_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A server for the tests that leave it running and whole.
+
+    It has the bundled model as emotrace/bundled, tiny random ones as tiny/FAMILY, and tiny/huge, which does not fit.
+    """
+    import torch
+    from transformers import LlamaConfig
+
+    from tests.tiny import tiny_hf, tiny_tokenizer
+
+    models = {MODEL: WEIGHTS}
+    for family in FAMILIES:
+        models[f"tiny/{family}"] = folder = tmp_path_factory.mktemp(family)
+        tiny_hf(family, dtype=torch.float32).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    models["tiny/huge"] = folder = tmp_path_factory.mktemp("huge")
+    LlamaConfig(num_hidden_layers=80, hidden_size=8192, intermediate_size=28672).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    with Rig(rig_home, models, gated=["emotrace/gated"]) as rig:
         yield rig
