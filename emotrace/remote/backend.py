@@ -100,7 +100,7 @@ class HostedBackend(Backend):
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(JobLost),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=30.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=2.0, max=60.0),
             stop=tenacity.stop_after_attempt(TRIES),
             sleep=pause,
             reraise=True,

@@ -2,16 +2,14 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.ndif.client import client_environment, run_client
-from tests.ndif.conftest import FAMILIES, MODEL, WEIGHTS
+from tests.ndif.client import run_client
+from tests.ndif.conftest import FAMILIES, MODEL
 from tests.ndif.install import REPOSITORY
 from tests.ndif.rig import Rig
-from tests.ndif.runs import start
 
 FUNCTIONS = """
 import json, sys
@@ -91,8 +89,6 @@ def test_doctor_finds_everything_in_order(rig: Rig) -> None:
         (["--model", "tiny/huge"], "does not host 'tiny/huge' .*hosted there: .*emotrace/bundled"),
         (["--model", MODEL, "--host", "HUB"], "answers, but it is not an NDIF server"),
         (["--model", MODEL, "--host", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
-        (["--model", "bundled"], "'bundled' is on this machine"),
-        (["--model", MODEL, "--device", "cuda"], "the server decides where the model is"),
     ],
 )
 def test_errors_are_one_line(rig: Rig, tmp_path: Path, options: list[str], message: str) -> None:
@@ -117,19 +113,3 @@ def test_an_error_in_a_block_names_the_users_own_line(rig: Rig, tmp_path: Path) 
     done = run_client(rig, [str(script)], check=False)
     assert done.returncode == 1
     assert re.search(rf"HostedError: RuntimeError: .* \({re.escape(str(script))}:7, in a block", done.stderr)
-
-
-def test_half_precision_is_the_servers_choice(rig_home: Path, tmp_path: Path) -> None:
-    script = (
-        "import emotrace as et\n"
-        f"model = et.load({MODEL!r}, remote=True)\n"
-        "print(model.dtype, et.generate(model, 'Yuki broke the lamp.', max_new_tokens=8))\n"
-        "model.fingerprint.check(et.load('bundled').fingerprint)\n"
-    )
-    with Rig(rig_home, {MODEL: WEIGHTS}, dtype="bfloat16", name="other") as rig:
-        assert run_client(rig, script).stdout.startswith("torch.bfloat16 ")
-        client = start(
-            rig, [sys.executable, "-c", f"import emotrace as et; et.load({MODEL!r}, remote=True, dtype='float32')"]
-        )
-        assert "holds 'emotrace/bundled' in bfloat16" in client.communicate(timeout=60)[0]
-        assert client_environment(rig)["NDIF_HOST"] == rig.host

@@ -13,13 +13,14 @@ from tests.ndif.rig import Rig
 from tests.ndif.runs import command, completed, finish, jobs, same_results, start, submitted
 
 PROTOCOL = "influence"
+FEW = "-pelicit.scenarios=6"
 
 
 @pytest.fixture(scope="module")
 def undisturbed(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A run that nothing happens to, and how many jobs it took."""
     out, before = tmp_path_factory.mktemp("undisturbed"), completed(rig)
-    finish(start(rig, command(PROTOCOL, out)))
+    finish(start(rig, command(PROTOCOL, out, FEW)))
     return out, completed(rig) - before
 
 
@@ -41,7 +42,7 @@ def running(rig: Rig, out: Path) -> bool:
 
 def test_a_model_actor_that_dies(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
     before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path))
+    client = start(rig, command(PROTOCOL, tmp_path, FEW))
     until(lambda: running(rig, tmp_path))
     rig.kill_actor()
     finish(client)
@@ -51,7 +52,7 @@ def test_a_model_actor_that_dies(rig: Rig, undisturbed: tuple[Path, int], tmp_pa
 
 def test_an_api_that_is_killed_and_comes_back(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
     before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path))
+    client = start(rig, command(PROTOCOL, tmp_path, FEW))
     until(lambda: running(rig, tmp_path))
     rig.stop_api()
     time.sleep(2)
@@ -65,7 +66,7 @@ def test_an_api_that_is_killed_and_comes_back(rig: Rig, undisturbed: tuple[Path,
 
 def test_a_backend_that_reconnects(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
     before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path))
+    client = start(rig, command(PROTOCOL, tmp_path, FEW))
     until(lambda: running(rig, tmp_path))
     rig.disconnect_backend()
     time.sleep(4)
@@ -78,7 +79,7 @@ def test_a_backend_that_reconnects(rig: Rig, undisturbed: tuple[Path, int], tmp_
 def test_a_download_that_breaks_off(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
     before, connections = completed(rig), rig.store.connections
     rig.store.drop_after(received_bytes=700, times=3)
-    printed = finish(start(rig, command(PROTOCOL, tmp_path)))
+    printed = finish(start(rig, command(PROTOCOL, tmp_path, FEW)))
     assert "broke off" in printed
     assert rig.store.connections - connections >= 3
     same_results(undisturbed[0], tmp_path)
@@ -88,7 +89,7 @@ def test_a_download_that_breaks_off(rig: Rig, undisturbed: tuple[Path, int], tmp
 @pytest.mark.parametrize("stage", ["elicit", "influence"])
 def test_a_client_that_is_killed(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path, stage: str) -> None:
     before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path))
+    client = start(rig, command(PROTOCOL, tmp_path, FEW))
     kept = tmp_path / "stages" / stage / "batches" / "jobs.jsonl"
     until(kept.is_file)
     client.send_signal(signal.SIGKILL)
@@ -96,7 +97,7 @@ def test_a_client_that_is_killed(rig: Rig, undisturbed: tuple[Path, int], tmp_pa
     asked = [entry["job"] for entry in submitted(tmp_path)]
     assert asked
     until(lambda: {jobs(rig).get(job, "COMPLETED") for job in asked} == {"COMPLETED"})  # nobody waits for it
-    printed = finish(start(rig, command(PROTOCOL, tmp_path)))
+    printed = finish(start(rig, command(PROTOCOL, tmp_path, FEW)))
     assert f"{stage}: computing (resumed)" in printed
     same_results(undisturbed[0], tmp_path)
     assert completed(rig) - before == undisturbed[1]
@@ -106,7 +107,7 @@ def test_requests_that_take_longer_than_the_server_allows(
     rig_home: Path, undisturbed: tuple[Path, int], tmp_path: Path
 ) -> None:
     with Rig(rig_home, {MODEL: WEIGHTS}, time_limit_s=2, name="other") as rig:
-        printed = finish(start(rig, command(PROTOCOL, tmp_path)))
+        printed = finish(start(rig, command(PROTOCOL, tmp_path, FEW)))
         assert "time ran out on a batch of" in printed
         assert "request_tokens=" in printed
         assert f"{rig.host} stopped the request after 2.0 s, its limit" in printed

@@ -67,6 +67,19 @@ try:
 except RemoteError as error:
     print(json.dumps(str(error)))
 """
+HALF_PRECISION = f"""
+import emotrace as et
+model = et.load({MODEL!r}, remote=True)
+print(model.dtype, et.generate(model, "Yuki broke the lamp.", max_new_tokens=8))
+model.fingerprint.check(et.load("bundled").fingerprint)
+"""
+WHOLE = f"""
+import emotrace as et
+try:
+    et.load({MODEL!r}, remote=True, dtype="float32")
+except et.EmotraceError as error:
+    print(error)
+"""
 DOWNLOAD = """
 with model.trace(ids, remote=True, blocking=False) as tracer:
     logits = model.output.logits.save()
@@ -127,7 +140,9 @@ def test_a_download_is_broken_off_and_repeated(rig: Rig) -> None:
 
 
 def test_a_rig_with_other_settings_ends_without_a_trace(rig_home: Path) -> None:
-    with Rig(rig_home, {MODEL: WEIGHTS}, time_limit_s=1.5, name="other") as rig:
+    with Rig(rig_home, {MODEL: WEIGHTS}, dtype="bfloat16", time_limit_s=1.5, name="other") as rig:
+        assert run_client(rig, HALF_PRECISION).stdout.startswith("torch.bfloat16 ")
+        assert f"{rig.host} holds '{MODEL}' in bfloat16, and float32 was asked for" in run_client(rig, WHOLE).stdout
         assert ask(rig, SLEEP) == "Your job exceeded the execution timeout of 1.5s."
         assert ask(rig, UNTIL_ANSWERED) == [0, []]
         members = processes.members(rig.state, rig.ray)
@@ -137,11 +152,6 @@ def test_a_rig_with_other_settings_ends_without_a_trace(rig_home: Path) -> None:
     for port in rig.ports.values():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def test_a_sandboxed_rig_answers(rig_home: Path) -> None:
-    with Rig(rig_home, {MODEL: WEIGHTS}, sandbox=True, name="other") as rig:
-        assert ask(rig, EQUAL) == [True, True]
 
 
 def test_a_rig_ends_with_the_process_that_started_it(rig_home: Path) -> None:

@@ -16,7 +16,7 @@ from emotrace.ledger import MemoryLedger
 from emotrace.runner.disk import DiskLedger
 from tests.remote.fake import KEY, FakeNdif
 from tests.remote.functions import CONDITIONS, PROMPTS, SAMPLES
-from tests.tiny import close, tiny_model
+from tests.tiny import close, tiny_hf, tiny_model
 
 
 @pytest.fixture
@@ -327,6 +327,20 @@ def test_what_is_no_ndif_server(server):
     server.answers = lambda method, path: (404, "nothing") if path == "/ping" else None
     with pytest.raises(HostedError, match="answers, but it is not an NDIF server"):
         replies(hosted(server))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bundled", {}, "'bundled' is on this machine; a server hosts models of the Hub"),
+        (str(et.BUNDLED), {}, "is on this machine"),
+        ("org/name", {"device": "cuda"}, "the server decides where the model is"),
+        (tiny_hf(), {}, "a model in memory is not hosted anywhere"),
+    ],
+)
+def test_models_that_no_server_has(name, options, message):
+    with pytest.raises(et.EmotraceError, match=message):
+        et.load(name, remote=True, **options)
 
 
 @pytest.mark.parametrize("settings", [{"jobs": 0}, {"request_tokens": 1.5}, {"patience": -1}, {"grace": float("nan")}])
