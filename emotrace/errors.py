@@ -37,6 +37,10 @@ class HostedError(EmotraceError):
     """A hosted model cannot be used: the server is down, refuses, or cannot run what it was sent; says what to do."""
 
 
+class Refused(HostedError):
+    """A server has not taken a request, and would not take the same one later."""
+
+
 class TimeLimitExceeded(HostedError):
     """One request ran longer than the server allows; less work a request fits."""
 

@@ -6,6 +6,7 @@ the runner's keeps each finished batch on disk, so that a killed run never compu
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
@@ -81,9 +82,9 @@ def computed(batches: Sequence[Batch], work: Callable[[Batch], Result], workers:
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="emotrace")
     try:
-        futures = [pool.submit(copy_context().run, stoppable, batch) for batch in batches]
-        for future in futures:
-            yield future.result()
+        futures = deque(pool.submit(copy_context().run, stoppable, batch) for batch in batches)
+        while futures:
+            yield futures.popleft().result()  # and let it go, large as it may be
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

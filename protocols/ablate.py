@@ -53,9 +53,8 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
             model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
             return torch.stack(found).numpy()
 
-        found = dose_curve(
-            scores, site, ks, controls, clusters, emotion_score, seed=run.seed, workers=model.workers, ledger=run.ledger
-        )
+        options: dict[str, Any] = {"seed": run.seed, "workers": model.workers, "hosted": model.remote}
+        found = dose_curve(scores, site, ks, controls, clusters, emotion_score, ledger=run.ledger, **options)
         return found.summary("projection on the reference direction", run.seed)
 
     return {"curves": {site: curve(site) for site in model.sites}, "prompts": len(chosen) * len(labels)}

@@ -143,6 +143,8 @@ def doctor(
     """
     from emotrace.cli.doctor import examine
 
+    if dtype is not None and model is None:
+        raise RunError("--dtype is what --model has to be held in: give --model too")
     server = hosted(remote or model is not None, host)
     raise typer.Exit(0 if examine(Console(), server or None, model, dtype) else 1)
 

@@ -283,15 +283,14 @@ class ShippedModel:
         return getattr(self.nn, name)
 
 
-_wrapped: "weakref.WeakValueDictionary[int, Model]" = weakref.WeakValueDictionary()
+_wrapped: "weakref.WeakValueDictionary[tuple[int, Ndif | None], Model]" = weakref.WeakValueDictionary()
 
 
 def wrap(nn: Any, *, identity: str, ndif: Ndif | None = None) -> Model:
-    """The :class:`Model` of an nnsight model: while one lives, the same one, so that both share its lock."""
-    known = _wrapped.get(id(nn))
-    settings = known.connection.settings if known is not None and known.connection else None
-    if known is not None and known.nn is nn and settings == ndif:
+    """The :class:`Model` of an nnsight model, run here or there: while one lives, the same one, with its lock."""
+    known = _wrapped.get((id(nn), ndif))
+    if known is not None and known.nn is nn:
         return known
     model = Model(nn, identity=identity, ndif=ndif)
-    _wrapped[id(nn)] = model
+    _wrapped[id(nn), ndif] = model
     return model

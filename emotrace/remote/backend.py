@@ -5,6 +5,8 @@ import json
 import pickle
 import sys
 import time
+from math import inf
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +20,7 @@ from nnsight.tracing.backend import Backend
 from nnsight.tracing.tracer import mark
 from nnsight.tracing.util import push
 
-from emotrace.errors import HostedError, TimeLimitExceeded
+from emotrace.errors import HostedError, Refused
 from emotrace.ledger import pause
 from emotrace.remote import jobs
 from emotrace.remote.connection import Connection
@@ -67,7 +69,8 @@ class HostedBackend(Backend):
 
     def _result(self, tracer: Any) -> dict[str, Any]:
         slot, host = jobs.current(), self.connection.host
-        key = slot.next_key() if slot else None
+        file, line = _place(tracer)
+        key = slot.next_key(f"{Path(file).name}:{line}") if slot else None
         known = slot.journal.find(key, host) if slot and key else None
         blob: bytes | None = None
 
@@ -82,18 +85,19 @@ class HostedBackend(Backend):
                 blob = pack(tracer, self.model) if blob is None else blob
                 job = uuid4().hex
                 keep(job)  # before it is sent: a client killed in between would not know what runs for it
-                given = self._submitted(job, blob)
+                try:
+                    given = self._submitted(job, blob)
+                except Refused:
+                    keep(None)
+                    raise
                 if given != job:  # a server that chooses ids itself
                     job = given
                     keep(job)
             try:
                 return self._collected(job, resumed)
             except _Failed as failed:
-                error = self._explained(failed.description, tracer)
-                # A job that was too large is kept: a run taken up again learns so from it, and cuts the work alike.
-                if not isinstance(error, TimeLimitExceeded | MemoryError):
-                    keep(None)
-                raise error from None
+                keep(None)
+                raise self._explained(failed.description, tracer) from None
             except JobLost:
                 keep(None)
                 raise
@@ -128,8 +132,8 @@ class HostedBackend(Backend):
 
     def _collected(self, job: str, resumed: bool) -> dict[str, Any]:
         """Wait for a job and fetch what it saved; ``JobLost`` if the server has lost it, ``_Failed`` if it failed."""
-        connection, settings = self.connection, self.connection.settings
-        said, since, outages = "", time.monotonic(), -1 if resumed else connection.outages
+        connection = self.connection
+        said, since, restarts = "", time.monotonic(), connection.restarts
         look = FIRST_LOOK
         while True:
             pause(look)
@@ -145,13 +149,22 @@ class HostedBackend(Backend):
                 line = f"{status.status.value}: {status.description}"
                 if line != said:
                     said, since = line, time.monotonic()
+                    connection.moved = since
                     connection.watch(line, False)
-            # A job that stands still is waited for, unless the server may have forgotten it: it was away since, or it
-            # has never heard of the job. One that runs reports its end itself, whatever else was restarted.
-            suspect = answer.status_code != 200 or outages != connection.outages
-            grace = settings.patience if said.startswith(Status.RUNNING.value) else settings.grace
-            if suspect and time.monotonic() - since > grace:
-                raise JobLost(f"job {job} has not moved for {grace:g} s since an outage")
+            limit = self._standstill(answer.status_code == 200, said, resumed, restarts != connection.restarts)
+            if time.monotonic() - max(since, connection.moved) > limit:
+                raise JobLost(f"job {job} has not moved for {limit:g} s")
+
+    def _standstill(self, known: bool, said: str, resumed: bool, restarted: bool) -> float:
+        """Seconds without any job moving after which one is taken for lost.
+
+        Jobs may wait in a queue for long, and say nothing meanwhile. But a server that was restarted has forgotten its
+        queues, though not the jobs that run; and of one that ran while this client was away, that is not known.
+        """
+        settings = self.connection.settings
+        if not known or (restarted and not said.startswith(Status.RUNNING.value)):
+            return settings.grace
+        return settings.patience if restarted or resumed else inf
 
     def _downloaded(self, url: str) -> dict[str, Any]:
         answer = self.connection.download(url)
@@ -169,16 +182,21 @@ class HostedBackend(Backend):
         return saved
 
     def _explained(self, text: str, tracer: Any) -> Exception:
-        frame = tracer.info.frame
-        block = (frame.f_code.co_filename, tracer.node.lineno)
         hosted = sorted(deployments(self.connection)) if "Could not deploy" in text else []
-        return job_error(text, model=self.model.identity, host=self.connection.host, hosted=hosted, block=block)
+        return job_error(
+            text, model=self.model.identity, host=self.connection.host, hosted=hosted, block=_place(tracer)
+        )
 
     def _status(self, text: str) -> ResponseModel:
         try:
             return ResponseModel.model_validate_json(text)
         except ValueError:
             raise HostedError(f"{self.connection.host} answers what no NDIF server does ({text[:100]!r})") from None
+
+
+def _place(tracer: Any) -> tuple[str, int]:
+    """File and line of a block."""
+    return tracer.info.frame.f_code.co_filename, tracer.node.lineno
 
 
 def deployments(connection: Connection) -> dict[str, dict[str, Any]]:

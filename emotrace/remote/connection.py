@@ -13,11 +13,12 @@ import httpx
 import nnsight
 import tenacity
 
-from emotrace.errors import HostedError
+from emotrace.errors import HostedError, Refused
 from emotrace.ledger import pause
 from emotrace.remote.words import refusal, unreachable
 
-CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
+CONNECT_SECONDS, READ_SECONDS, BODY_SECONDS = 10.0, 30.0, 600.0
+"""To connect; between two bytes of an answer of the API; and the same where large bodies are sent or received."""
 FIRST_TRIES = 3
 LOG = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ class Ndif:
         host: URL of the API; nnsight's own setting (``NDIF_HOST``, or its configuration file) by default.
         request_tokens: forward tokens that one request may hold; a request that the server finds too long is cut.
         jobs: requests under way at a time.
-        patience: seconds to go on trying while the server is down, reconnecting or overloaded.
-        grace: seconds after which a job that has not moved since an outage is taken for lost and submitted again.
+        patience: seconds to go on trying while the server is down, reconnecting or overloaded; and without any job
+            moving, after which one that was running during a restart, or while this client was away, is taken for lost.
+        grace: the same for a job that the server does not know, or had queued when it restarted.
     """
 
     host: str | None = None
@@ -75,8 +77,15 @@ def as_ndif(remote: bool | str | Ndif) -> Ndif | None:
 
 
 def api_key() -> str:
-    """nnsight's API key, or ``NDIF_API_KEY``; empty without one. Never written anywhere, nor shown."""
-    return str(os.environ.get("NDIF_API_KEY") or nnsight.CONFIG.API.APIKEY or "")
+    """nnsight's API key, or ``NDIF_API_KEY``; empty without one. Never written anywhere, nor shown.
+
+    Raises:
+        HostedError: it holds what no header can.
+    """
+    key = str(os.environ.get("NDIF_API_KEY") or nnsight.CONFIG.API.APIKEY or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise HostedError("the API key holds characters that no key has; set NDIF_API_KEY again")
+    return key
 
 
 class _Again(Exception):
@@ -93,7 +102,8 @@ class Connection:
     Attributes:
         settings: how.
         counters: requests, bytes_sent, bytes_received, status_requests, status_bytes, seconds_waited.
-        outages: how often the server could not be reached so far.
+        restarts: how often nothing answered at the host, as when its API restarts and forgets its queues.
+        moved: when any job was last seen to move, by ``time.monotonic``.
         watch: told what a job is doing, in the server's words, whenever that changes; and, with True, what went wrong
             and is tried again.
     """
@@ -101,11 +111,12 @@ class Connection:
     def __init__(self, settings: Ndif) -> None:
         self.settings = settings
         self.counters: Counter[str] = Counter()
-        self.outages = 0
+        self.restarts = 0
+        self.moved = 0.0
         self.watch: Callable[[str, bool], None] = logged
         self._lock = threading.Lock()
         self._known = False  # an NDIF server has answered at this host
-        self._client = httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS))
+        self._client = httpx.Client()
 
     @property
     def host(self) -> str:
@@ -120,10 +131,11 @@ class Connection:
         """GET of the API; with ``missing_ok`` a 404 comes back like any answer.
 
         Raises:
-            HostedError: the server cannot be reached, refuses, or is no NDIF server.
+            HostedError: the server cannot be reached, refuses (``Refused``), or is no NDIF server.
         """
         self.introduce()
-        return self._sent("GET", f"{self.host}{path}", headers=self._headers(), missing_ok=missing_ok)
+        missing = (404,) if missing_ok else ()
+        return self._sent("GET", f"{self.host}{path}", headers=self._headers(), missing=missing)
 
     def post(self, path: str, *, trace: str, **body: Any) -> httpx.Response:
         """POST to the API; errors as :meth:`get`.
@@ -133,20 +145,23 @@ class Connection:
         """
         self.introduce()
         headers = self._headers() | body.pop("headers", {})
-        return self._sent("POST", f"{self.host}{path}", trace=f"{self.host}{trace}", headers=headers, **body)
+        return self._sent(
+            "POST", f"{self.host}{path}", trace=f"{self.host}{trace}", headers=headers, read=BODY_SECONDS, **body
+        )
 
     def download(self, url: str) -> httpx.Response:
         """GET of a result, at a URL that carries its own permission; broken downloads begin again.
 
         A 403 or 404 comes back: the permission, or the result, has expired.
         """
-        return self._sent("GET", url, missing_ok=True)
+        # no key is sent, so a store may pass it on
+        return self._sent("GET", url, missing=(403, 404), read=BODY_SECONDS, follow_redirects=True)
 
     def introduce(self) -> None:
         """Make sure, once, that an NDIF server listens at the host, and say quickly when none does."""
         if self._known:
             return
-        answer = self._sent("GET", f"{self.host}/ping", missing_ok=True, tries=FIRST_TRIES)
+        answer = self._sent("GET", f"{self.host}/ping", missing=(404,), tries=FIRST_TRIES)
         if answer.status_code != 200 or answer.text.strip().strip('"') != "pong":
             raise HostedError(
                 f"{self.host} answers, but it is not an NDIF server (GET /ping: {answer.status_code}); check --host, "
@@ -163,13 +178,15 @@ class Connection:
         method: str,
         url: str,
         *,
-        missing_ok: bool = False,
+        missing: tuple[int, ...] = (),
         tries: int | None = None,
         trace: str | None = None,
+        read: float = READ_SECONDS,
         **options: Any,
     ) -> httpx.Response:
-        """One request, tried again while the server is down or overloaded."""
+        """One request, tried again while the server is down or overloaded; statuses in ``missing`` come back."""
         again = False
+        options["timeout"] = httpx.Timeout(CONNECT_SECONDS, read=read, write=read)
 
         def once() -> httpx.Response:
             nonlocal again
@@ -182,17 +199,23 @@ class Connection:
                 response = self._client.request(method, url, **options)
             except httpx.InvalidURL as error:
                 raise HostedError(f"{self.host}: not a URL ({error}); check --host") from None
+            except httpx.LocalProtocolError:  # its text may hold a header's value
+                raise HostedError(f"a request to {self.host} would not be HTTP; check --host and the key") from None
             except httpx.HTTPError as error:
+                if isinstance(error, httpx.ConnectError) and url.startswith(self.host):
+                    with self._lock:
+                        self.restarts += 1
                 raise _Again(unreachable(self.host, error)) from None
             if response.status_code >= 500 or response.status_code == 429:
                 raise _Again(refusal(self.host, response.status_code, _detail(response)))
-            if response.is_error and not (missing_ok and response.status_code in (403, 404)):
+            if response.has_redirect_location:
+                there = response.headers["location"].partition("?")[0]
+                raise Refused(f"{self.host} sends requests on to {there}; give that host instead")
+            if response.is_error and response.status_code not in missing:
                 raise refusal(self.host, response.status_code, _detail(response))
             return response
 
         def noted(state: tenacity.RetryCallState) -> None:
-            with self._lock:
-                self.outages += 1
             assert state.outcome is not None
             self.watch(f"{state.outcome.exception()}; trying again", True)
 

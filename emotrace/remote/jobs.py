@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
 from typing import Protocol
 
-Key = tuple[str, int, str, int]
-"""Ledger name, batch, part of the batch, number of the request within it: the same in every run of the same work."""
+Key = tuple[str, int, str, str, int]
+"""Ledger name, batch, part of the batch, place of the block in the sources, and which of the requests made there this
+is: the same in every run of the same work."""
 
 
 class Journal(Protocol):
@@ -39,13 +40,13 @@ class Slot:
     name: str
     index: int
     part: str = ""
-    _requests: Counter[str] = field(default_factory=Counter)
+    _requests: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def next_key(self) -> Key:
-        """The key of the next request made in this slot."""
-        number = self._requests[self.part]
-        self._requests[self.part] += 1
-        return self.name, self.index, self.part, number
+    def next_key(self, place: str) -> Key:
+        """The key of the next request that a block makes in this slot; ``place`` is its file and line."""
+        number = self._requests[self.part, place]
+        self._requests[self.part, place] += 1
+        return self.name, self.index, self.part, place, number
 
 
 _current: ContextVar[Slot | None] = ContextVar("slot", default=None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import httpx
 
 from emotrace import errors
-from emotrace.errors import EmotraceError, HostedError, TimeLimitExceeded
+from emotrace.errors import EmotraceError, HostedError, Refused, TimeLimitExceeded
 
 LOGIN = "https://login.ndif.us"
 ALIGN = (
@@ -16,10 +16,10 @@ ALIGN = (
 # Sentences of ndif 0.1.2. What the server itself could not help may go well at another time; anything else would fail
 # again. A traceback means that the block failed, a sentence that the server did.
 TRANSIENT = re.compile(
-    r"Error (submitting|starting|provisioning) |Replica was evicted|compute backend is reconnecting|"
-    r"cancelled or preempted by the server|Critical server error|"
-    r"payload could not be read.*(truncated|Ran out of input)",
-    re.IGNORECASE | re.DOTALL,
+    r"Error (submitting|starting|provisioning) |Replica was evicted|cancelled or preempted by the server|"
+    r"Critical server error|"
+    r"payload could not be read \((EOFError|ZstdError|UnpicklingError: pickle data was truncated)",
+    re.IGNORECASE,
 )
 TIME_LIMIT = re.compile(r"exceeded the execution timeout of ([\d.]+)s")
 NOT_DEPLOYED = re.compile(r"Could not deploy this model\.\s*(.*)", re.DOTALL)
@@ -47,23 +47,26 @@ def unreachable(host: str, error: Exception) -> HostedError:
 
 def refusal(host: str, status: int, detail: str) -> HostedError:
     """The error for an answer that is an HTTP error. Servers repeat a malformed key in their answer; it is left out."""
+    text = _refusal(host, status, detail)
+    return HostedError(text) if status >= 500 or status == 429 else Refused(text)
+
+
+def _refusal(host: str, status: int, detail: str) -> str:
     said = KEY_LIKE.sub("<key>", re.sub(r"key format: '.*?'", "key format", detail)).rstrip(".")
-    if status in (401, 403) or (status == 400 and "key" in said.lower()):
-        return HostedError(
+    if status in (401, 403) or (status == 400 and "api key" in said.lower()):
+        return (
             f"{host} does not accept the API key ({said}); get one at {LOGIN} and set NDIF_API_KEY, or run "
             "nnsight login"
         )
     if status == 400 and "version" in said.lower():
-        return HostedError(f"{host} refuses this client: {said}. Versions do not match: {ALIGN}")
+        return f"{host} refuses this client: {said}. Versions do not match: {ALIGN}"
     if status == 413:
-        return HostedError(f"{host} finds the request too large ({said}); give a smaller request_tokens")
+        return f"{host} finds the request too large ({said}); give a smaller request_tokens"
     if status in (404, 405):
-        return HostedError(
-            f"{host} knows no such address ({status}: {said}); it may not be an NDIF server, check --host"
-        )
+        return f"{host} knows no such address ({status}: {said}); it may not be an NDIF server, check --host"
     if status == 503:
-        return HostedError(f"{host} cannot work at present ({said}); try again later")
-    return HostedError(f"{host} answers {status}: {said}")
+        return f"{host} cannot work at present ({said}); try again later"
+    return f"{host} answers {status}: {said}"
 
 
 def job_error(text: str, *, model: str, host: str, hosted: Sequence[str], block: tuple[str, int]) -> Exception:
@@ -80,13 +83,11 @@ def job_error(text: str, *, model: str, host: str, hosted: Sequence[str], block:
         ``JobLost`` where the same request may go well, ``TimeLimitExceeded`` and ``MemoryError`` where a smaller one
         may, one of our own errors that the block raised, else ``HostedError``.
     """
-    limit = TIME_LIMIT.search(text)
-    if limit:
-        return TimeLimitExceeded(
-            f"{host} stopped the request after {limit[1]} s, its limit; smaller requests fit: lower --request-tokens"
-        )
     if "Traceback (most recent call last)" in text or FRAME.search(text):
         return _raised(text, model=model, block=block)
+    limit = TIME_LIMIT.search(text)
+    if limit:
+        return TimeLimitExceeded(f"{host} stopped the request after {limit[1]} s, its limit")
     refused = NOT_DEPLOYED.search(text)
     if refused:
         listed = f"hosted there: {', '.join(hosted)}" if hosted else "nothing is hosted there at present"

@@ -1,4 +1,4 @@
-"""The ledger of a run folder: every finished batch is on disk before the next one starts."""
+"""The ledger of a run folder: a finished batch is on disk before anything is made of it."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,6 +64,12 @@ class DiskLedger:
     counters: Callable[[], Counters] = _no_counters
     _used: set[str] = field(default_factory=set)
     _counted: Counters = field(default_factory=dict)
+    _since: float = 0.0
+
+    @cached_property
+    def journal(self) -> "JobFile":
+        """Jobs of the stage."""
+        return JobFile(self.folder / BATCHES / JOBS, self.key)
 
     def map(
         self, name: str, batches: Sequence[Batch], work: Callable[[Batch], list[Record]], *, workers: int = 1
@@ -75,9 +82,9 @@ class DiskLedger:
             file.seek(valid)
             if not valid:
                 _append(file, {"key": self.key, "batches": len(batches)})
-            for index, records, seconds in self._computed(name, len(results), batches, work, workers):
+            for index, records in self._computed(name, len(results), batches, work, workers):
                 results.append(_append(file, {"batch": index, "records": records})["records"])
-                self._log(name, index, seconds)
+                self._log(name, index)
                 self.watch(name, index + 1, len(batches))
         self._seed(name, len(batches))
         return [record for records in results for record in records]
@@ -86,31 +93,28 @@ class DiskLedger:
         """Sum over batches of named tensors, on the CPU, in batch order (``emotrace.ledger.Ledger.fold``)."""
         path = self._claim(name, ".safetensors", len(batches))
         total, done = self._sums(path, name, len(batches))
-        for index, sums, seconds in self._computed(name, done, batches, work, workers):
+        for index, sums in self._computed(name, done, batches, work, workers):
             part = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in sums.items()}
             total = added(total, part)
             header = {"key": self.key, "batches": len(batches), "done": index + 1}
             with written_aside(path) as aside:
                 save_file(total, aside, metadata={"ledger": json.dumps(header)})
-            self._log(name, index, seconds)
+            self._log(name, index)
             self.watch(name, index + 1, len(batches))
         self._seed(name, len(batches))
         return total
 
     def _computed(
         self, name: str, done: int, batches: Sequence[Batch], work: Callable[[Batch], Result], workers: int
-    ) -> Iterator[tuple[int, Result, float]]:
-        """Number, result and seconds of every batch from ``done`` on; jobs of a server are written down."""
-        journal = JobFile(self.folder / BATCHES / JOBS, self.key)
-        self._counted = dict(self.counters())
+    ) -> Iterator[tuple[int, Result]]:
+        """Number and result of every batch from ``done`` on; jobs of a server are written down."""
+        self._counted, self._since = dict(self.counters()), time.perf_counter()
 
-        def one(index: int) -> tuple[int, Result, float]:
-            start = time.perf_counter()
+        def one(index: int) -> tuple[int, Result]:
             if workers == 1:  # threads share the generators, and what they draw is drawn on the server
                 self._seed(name, index)
-            with jobs.batch(journal, name, index):
-                result = work(batches[index])
-            return index, result, time.perf_counter() - start
+            with jobs.batch(self.journal, name, index):
+                return index, work(batches[index])
 
         return computed(range(done, len(batches)), one, workers)
 
@@ -167,9 +171,11 @@ class DiskLedger:
     def _seed(self, name: str, index: int) -> None:
         seed_generators(self.seed, self.folder.name, name, index)
 
-    def _log(self, name: str, index: int, seconds: float) -> None:
-        counted = dict(self.counters())
+    def _log(self, name: str, index: int) -> None:
+        """What was spent since the last batch, so that batches which ran side by side count once."""
+        counted, now = dict(self.counters()), time.perf_counter()
         counters, self._counted = difference(self._counted, counted), counted
+        seconds, self._since = now - self._since, now
         entry = {"name": name, "batch": index, "seconds": round(seconds, 4), "counters": counters}
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -183,12 +189,14 @@ class JobFile:
         self._lock = threading.Lock()
         self._jobs: dict[jobs.Key, tuple[str, str | None]] = {}
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            for line in text[: text.rfind("\n") + 1].splitlines():
+            with path.open("r+b") as file:
+                text = file.read()
+                file.truncate(text.rfind(b"\n") + 1)  # what a kill has cut short would spoil the line that follows
+            for line in text[: text.rfind(b"\n") + 1].splitlines():
                 entry = json.loads(line)
                 if entry["stage"] == key:
-                    name, index, part, number = entry["request"]
-                    self._jobs[name, index, part, number] = (entry["host"], entry["job"])
+                    name, index, part, place, number = entry["request"]
+                    self._jobs[name, index, part, place, number] = (entry["host"], entry["job"])
 
     def find(self, key: jobs.Key, host: str) -> str | None:
         """The job of a request (``emotrace.remote.jobs.Journal.find``)."""
@@ -200,6 +208,7 @@ class JobFile:
         """Write a job down (``emotrace.remote.jobs.Journal.keep``)."""
         with self._lock:
             self._jobs[key] = (host, job)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 _append(file, {"stage": self.key, "request": list(key), "host": host, "job": job})
 

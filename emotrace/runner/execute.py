@@ -14,6 +14,7 @@ from rich.console import Console
 
 from emotrace.artifacts import write_json
 from emotrace.errors import RunError
+from emotrace.remote import jobs
 from emotrace.runner.cache import RESULT, STAGE, StageCache, key_of
 from emotrace.runner.code import code_hashes
 from emotrace.runner.disk import BATCHES, DiskLedger, computed_batches, difference, seed_generators
@@ -142,7 +143,8 @@ def _compute(
         key = key_of({"stage": key, "request_tokens": inputs.ndif.request_tokens})
     ledger = DiskLedger(cache.folder, key, inputs.seed, watch, inputs.counters)
     seed_generators(inputs.seed, spec.name)
-    result = spec.function(Run(folder, spec.name, reachable, inputs, ledger), **values)
+    with jobs.batch(ledger.journal, "", 0):  # requests made outside the ledger's batches are the stage's own
+        result = spec.function(Run(folder, spec.name, reachable, inputs, ledger), **values)
     if not isinstance(result, dict):
         raise RunError(f"{spec.source}: {spec.name} must return a dict (its summary), not {type(result).__name__}")
     write_json(cache.folder / RESULT, json.loads(strict_json(result, f"what {spec.name} returned")))

@@ -11,6 +11,7 @@ from emotrace.errors import DataError
 from emotrace.formulas.statistics import cluster_bootstrap
 from emotrace.ledger import Ledger, MemoryLedger, Record
 from emotrace.steps.components import Scores
+from emotrace.trace.adapting import Adaptive
 from emotrace.trace.plan import Component
 
 
@@ -86,6 +87,7 @@ def dose_curve(
     *,
     seed: int,
     workers: int = 1,
+    hosted: bool = False,
     ledger: Ledger | None = None,
 ) -> Curve:
     """The k best components against random ones, for every emotion and every k up to a quarter of all.
@@ -101,6 +103,7 @@ def dose_curve(
         measure: ``(emotion, components of each prompt in each of V variants) -> [V, N]``.
         seed: start of the random draws.
         workers: emotions measured at a time.
+        hosted: whether a server measures.
         ledger: keeps the finished measurements of each emotion.
 
     Raises:
@@ -118,7 +121,13 @@ def dose_curve(
         for k in used:
             drawn = [random_components(scores, site, emotion, k, seed + 104729 * (d + 1)) for d in range(draws)]
             variants.append([drawn[row % draws] for row in range(n)])
-        return [{"values": measure(emotion, variants).tolist()}]
+        adaptive = Adaptive(
+            lambda chosen: measure(emotion, [variants[at] for at in chosen]),
+            lambda one, other: np.concatenate([one, other]),
+            f"dose curve of {site}",
+            hosted=hosted,
+        )
+        return [{"values": adaptive(tuple(range(len(variants)))).tolist()}]
 
     emotions = list(scores.emotions)
     records = (ledger or MemoryLedger()).map(f"curve_{site}", emotions, work, workers=workers)

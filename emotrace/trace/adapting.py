@@ -61,6 +61,7 @@ class Adaptive(Generic[Result]):
         join: two results in row order to one; ``operator.add`` for lists, :func:`emotrace.ledger.added` for sums.
         what: what is being done, for the warning and the error.
         lengths: tokens of each row, by row: what the batches were planned with. Without them every row counts one.
+        hosted: whether a server does the work, for what the messages advise.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Adaptive(Generic[Result]):
         what: str,
         *,
         lengths: Sequence[int] | None = None,
+        hosted: bool = False,
     ) -> None:
         self.work = work
         self.join = join
         self.what = what
         self.lengths = lengths
+        self.hosted = hosted
         self.limit: int | None = None
         self.lacking = "memory"
         self._failed: tuple[int, str] | None = None
@@ -122,21 +125,22 @@ class Adaptive(Generic[Result]):
     def _shrink(self, rows: tuple[int, ...], trouble: str) -> None:
         if len(rows) < 2:
             tokens = "" if self.lengths is None else f" ({self._size(rows)} tokens)"
-            advice = "or ask for a longer limit"
-            if self.lacking == "memory":
-                advice = 'or load the model with dtype="bfloat16", device="auto" or remote=True'
+            advice = 'load the model with dtype="bfloat16", device="auto" or remote=True'
+            if self.hosted:
+                advice = f"ask the server's owners for more {self.lacking}"
             raise ModelError(
                 f"{self.what}: {self.lacking} ran out on one row alone{tokens}, so no smaller batch can help: shorten "
-                f"it, {advice} ({trouble})"
+                f"it, or {advice} ({trouble})"
             )
-        self.limit = self._size(rows[: (len(rows) + 1) // 2])
+        half = self._size(rows[: (len(rows) + 1) // 2])
+        self.limit = half if self.limit is None else min(half, self.limit)
         self._failed = self._failed or (len(rows), trouble)
 
     def _warn(self, fitted: tuple[int, ...]) -> None:
         assert self._failed is not None
         self._warned = True
         rows, trouble = self._failed
-        budget = "batch_tokens" if self.lacking == "memory" else "request_tokens"
+        budget = "request_tokens" if self.hosted else "batch_tokens"
         advice = f"a smaller {budget}=" if self.lengths is None else f"{budget}={self._size(fitted)}"
         warnings.warn(
             f"{self.what}: {self.lacking} ran out on a batch of {rows} rows; it was cut to {len(fitted)}, and batches "

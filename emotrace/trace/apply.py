@@ -55,13 +55,17 @@ def apply(
         PlanError: the plan does not fit the model or the batch, before anything runs.
         CircuitError: it was made from a circuit of another model.
     """
-    wrapped = as_model(model)
-    if type(step) is not int or step < 0:
-        raise PlanError(f"step={shown(step)}: passes are counted from 0, the prompt's")
-    if attention_mask is not None:
-        check_mask(attention_mask)
-    operations, rows = _compiled(wrapped, plan, attention_mask, input_ids)
+    check_pass(step, attention_mask)
+    operations, rows = _compiled(as_model(model), plan, attention_mask, input_ids)
     return edit_pass(operations, step, attention_mask, rows)
+
+
+def check_pass(step: int, mask: torch.Tensor | None) -> None:
+    """Raise ``PlanError`` when what was said of a pass cannot be."""
+    if type(step) is not int or step < 0:
+        raise PlanError(f"step={step!r}: passes are counted from 0, the prompt's")
+    if mask is not None:
+        check_mask(mask)
 
 
 def edit_pass(operations: Sequence[Operation], step: int, mask: torch.Tensor | None, rows: int | None) -> list[int]:
@@ -74,6 +78,7 @@ def edit_pass(operations: Sequence[Operation], step: int, mask: torch.Tensor | N
 
 def apply_shipped(model, plan, *, step=0, attention_mask=None, input_ids=None):  # type: ignore[no-untyped-def]
     """:func:`apply` on a server, where a plan has become its operations (``Plan.__shipped__``)."""
+    check_pass(step, attention_mask)
     several = bool(plan) and isinstance(plan[0], list)
     operations = for_rows(plan, range(len(plan))) if several else plan
     return edit_pass(operations, step, attention_mask, len(plan) if several else None)

@@ -14,6 +14,7 @@ from emotrace.errors import DataError
 from emotrace.ledger import Ledger, MemoryLedger, Sums
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
+from emotrace.trace.adapting import Adaptive
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
 from emotrace.trace.inputs import check_prompts
 from emotrace.trace.reduce import accumulated, both_streams, by_site, isometric, weighted
@@ -186,9 +187,11 @@ def state_coordinates(
         float32 ``[N, len(layers), 2, min(N, D)]``.
     """
     order = sorted(set(layers))
-    readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in order]
+    batches = plan_batches([len(ids) for ids in prompts], batch_tokens)
 
-    def work(batches: Batches) -> Sums:
+    def some(chosen: tuple[int, ...]) -> torch.Tensor:
+        """States after some layers: all prompts are needed to choose coordinates, layers stand each for itself."""
+        readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in chosen]
         inputs, tokens = [], 0
         for rows in batches:
             batch = pad_left([prompts[row] for row in rows], model.pad_token)
@@ -206,8 +209,12 @@ def state_coordinates(
                 parts.append(torch.stack(found, 1))
             states = nnsight.save(isometric(torch.cat(parts)))
         model.count(capture_tokens=tokens)
-        return {"states": states[torch.tensor([row for rows in batches for row in rows]).argsort()]}
+        in_order: torch.Tensor = states[torch.tensor([row for rows in batches for row in rows]).argsort()]
+        return in_order
 
-    whole = plan_batches([len(ids) for ids in prompts], batch_tokens)
-    states = (ledger or MemoryLedger()).fold("states", [whole], work)["states"]
+    def work(chosen: tuple[int, ...]) -> Sums:
+        adaptive = Adaptive(some, lambda one, other: torch.cat([one, other], 1), "states", hosted=model.remote)
+        return {"states": adaptive(chosen)}
+
+    states = (ledger or MemoryLedger()).fold("states", [tuple(order)], work)["states"]
     return states[:, [order.index(layer) for layer in layers]]

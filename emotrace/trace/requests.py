@@ -35,7 +35,7 @@ def mapped(
         work: what one request does; rows may come again after an attempt that was too large.
         ledger: keeps finished requests.
     """
-    adaptive = Adaptive(_by_batches(lengths, budget, work), operator.add, name, lengths=lengths)
+    adaptive = Adaptive(_by_batches(lengths, budget, work), operator.add, name, lengths=lengths, hosted=model.remote)
     rows = plan_requests(lengths, budget, model.request_tokens)
     return (ledger or MemoryLedger()).map(name, rows, adaptive, workers=model.workers)
 
@@ -49,7 +49,7 @@ def folded(
     ledger: Ledger | None = None,
 ) -> Sums:
     """Sums over all requests; arguments as for :func:`mapped`."""
-    adaptive = Adaptive(_by_batches(lengths, budget, work), added, name, lengths=lengths)
+    adaptive = Adaptive(_by_batches(lengths, budget, work), added, name, lengths=lengths, hosted=model.remote)
     rows = plan_requests(lengths, budget, model.request_tokens)
     return (ledger or MemoryLedger()).fold(name, rows, adaptive, workers=model.workers)
 

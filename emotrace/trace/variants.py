@@ -77,6 +77,8 @@ def zeroing_falls(
     if readout == "normed" and site != "heads":
         raise ModelError("readout='normed' is for heads: what neurons write comes after that norm")
     named = [(layer, index) for layer, indices in components.items() for index in indices]
+    if not named:
+        return {}
     rows = [(n, layer, at) for n in range(len(prompts)) for at, (layer, _) in enumerate(named)]
 
     def work(batches: Batches) -> Sums:

@@ -11,6 +11,7 @@ import torch
 
 from emotrace.formulas.scores import column_norms, read_back
 from emotrace.models.matrix import columns_of, linear, matrix_columns
+from emotrace.trace.adapting import Adaptive
 
 if TYPE_CHECKING:
     from emotrace.models.matrix import Linear
@@ -49,15 +50,30 @@ def write_sizes(model: Model, site: str) -> torch.Tensor:
 
 
 def _on_server(model: Model, site: str, directions: torch.Tensor) -> dict[str, torch.Tensor]:
-    parts = [linear(model, site, layer) for layer in range(model.sizes.layers)]
+    """``read [E, L, C]`` and ``norms [L, C]``, in one request if the server has the time and memory for that."""
+
+    def joined(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: torch.cat([one[name], other[name]], -2) for name in one}
+
+    def work(layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return _layers_on_server(model, site, directions[:, list(layers)], layers)
+
+    adaptive = Adaptive(work, joined, f"reading directions back through {site}", hosted=True)
+    return adaptive(tuple(range(model.sizes.layers)))
+
+
+def _layers_on_server(
+    model: Model, site: str, directions: torch.Tensor, layers: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    parts = [linear(model, site, layer) for layer in layers]
     columns, embeddings, ids = COLUMNS, model.embeddings, torch.tensor([[model.pad_token]])
     with model.trace(ids, use_cache=False, logits_to_keep=1) as tracer:
         with torch.no_grad():
             like = embeddings.output
             reads = []
             norms = []
-            for layer, part in enumerate(parts):
-                read, norm = products(part, directions[:, layer], columns, like)
+            for at, part in enumerate(parts):
+                read, norm = products(part, directions[:, at], columns, like)
                 reads.append(read)
                 norms.append(norm)
             found = nnsight.save({"read": torch.stack(reads, 1), "norms": torch.stack(norms)})

@@ -23,7 +23,8 @@ class FakeNdif(ThreadingHTTPServer):
     Attributes:
         submitted: ids of the jobs that arrived, in order.
         finished: ids of those that ran to their end.
-        answers: told of every request (method, path), gives (status, detail) to answer in place of the server, or None.
+        answers: told of every request (method, path), gives (status, detail) to answer in place of the server, or None;
+            the detail of a redirect is where to.
         drops: told of every job that has arrived; True breaks the connection off before it is answered.
         fails: told of every job, gives the description of its failure, or None.
     """
@@ -38,7 +39,7 @@ class FakeNdif(ThreadingHTTPServer):
         self.statuses: dict[str, dict[str, Any]] = {}
         self.results: dict[str, bytes] = {}
         self.headers: list[dict[str, str]] = []
-        self.answers: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
+        self.answers: Callable[[str, str], tuple[int, Any] | None] = lambda method, path: None
         self.drops: Callable[[str], bool] = lambda job: False
         self.fails: Callable[[str], str | None] = lambda job: None
         self.running = threading.Lock()
@@ -109,13 +110,17 @@ class _Handler(BaseHTTPRequestHandler):
         if told is None:
             return False
         status, detail = told
-        self._answer(status, {"detail": detail})
+        if 300 <= status < 400:
+            self._answer(status, b"", Location=detail)
+        else:
+            self._answer(status, {"detail": detail} if status >= 400 else detail)
         return True
 
-    def _answer(self, status: int, body: Any) -> None:
+    def _answer(self, status: int, body: Any, **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
