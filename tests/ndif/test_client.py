@@ -87,14 +87,11 @@ def test_doctor_finds_everything_in_order(rig: Rig) -> None:
         (["--model", "emotrace/gated"], "gated"),
         (["--model", "emotrace/none"], "no model 'emotrace/none'"),
         (["--model", "tiny/huge"], "does not host 'tiny/huge' .*hosted there: .*emotrace/bundled"),
-        (["--model", MODEL, "--host", "HUB"], "answers, but it is not an NDIF server"),
-        (["--model", MODEL, "--host", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
     ],
 )
 def test_errors_are_one_line(rig: Rig, tmp_path: Path, options: list[str], message: str) -> None:
     run = ["-m", "emotrace", "run", "elicit", "--remote", "--out", str(tmp_path), "-p", "scenarios=1"]
-    given = [option.replace("HUB", rig.hub) for option in options]
-    done = run_client(rig, [*run, *given], check=False)
+    done = run_client(rig, [*run, *options], check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert re.search(message, done.stderr), done.stderr
