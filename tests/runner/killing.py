@@ -29,7 +29,8 @@ def computed(out: Path) -> list[tuple[str, str, int]]:
     """(stage, name, batch) of every batch computed, in order."""
     found = []
     for log in sorted(out.glob("stages/*/computed.log")):
-        for line in log.read_text().splitlines():
+        text = log.read_text()
+        for line in text[: text.rfind("\n") + 1].splitlines():  # a line may be half written at this moment
             entry = json.loads(line)
             found.append((log.parent.name, entry["name"], entry["batch"]))
     return found
