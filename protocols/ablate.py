@@ -1,10 +1,9 @@
 """Zero the best components and watch the emotion fade."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import nnsight
 import numpy as np
-import torch
 
 from emotrace.data.prompts import prompt
 from emotrace.data.sev import groups
@@ -12,10 +11,10 @@ from emotrace.runner import Run, protocol
 from emotrace.steps.components import Scores
 from emotrace.steps.curves import dose_curve
 from emotrace.steps.directions import Directions
-from emotrace.trace.apply import apply
 from emotrace.trace.batches import pad_left
 from emotrace.trace.edits import zero
-from emotrace.trace.plan import Component
+from emotrace.trace.plan import Component, Plan
+from emotrace.trace.projections import Variants, projections
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -36,22 +35,13 @@ def ablate(run: Run, *, ks: tuple[int, ...] = KS, controls: int = 10, scenarios:
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, variants: list[list[list[Component]]]) -> np.ndarray:
-            batch, direction = batches[emotion], reference[run.concepts.index(emotion)]
-            made = {
-                id(part): zero(heads=part) if site == "heads" else zero(neurons=part) for v in variants for part in v
-            }
-            plans = [[made[id(part)] for part in variant] for variant in variants]
-            with model.lock, model.session():
-                found = nnsight.save([])
-                for plan in plans:
-                    with model.trace(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1):
-                        with torch.no_grad():
-                            apply(model, plan)
-                            state = model.final_norm.output[:, -1].double()
-                            found.append((state @ direction.to(state.device)).cpu())
-            model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
-            return torch.stack(found).numpy()
+        def emotion_score(emotion: str, variants: Variants) -> np.ndarray:
+            direction = reference[run.concepts.index(emotion)]
+
+            def zeroed(part: Sequence[Component]) -> Plan:
+                return zero(heads=part) if site == "heads" else zero(neurons=part)
+
+            return projections(model, batches[emotion], variants, zeroed, direction).numpy()
 
         options: dict[str, Any] = {"seed": run.seed, "workers": model.workers, "hosted": model.remote}
         found = dose_curve(scores, site, ks, controls, clusters, emotion_score, ledger=run.ledger, **options)

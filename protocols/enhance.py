@@ -1,10 +1,9 @@
 """Push the best components on a neutral prompt and watch the emotion appear."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import nnsight
 import numpy as np
-import torch
 
 from emotrace.data.concepts import NEUTRAL
 from emotrace.data.prompts import prompt
@@ -14,9 +13,9 @@ from emotrace.steps.components import Scores
 from emotrace.steps.curves import dose_curve
 from emotrace.steps.directions import Differences, Directions
 from emotrace.trace import edits
-from emotrace.trace.apply import apply
 from emotrace.trace.batches import pad_left
-from emotrace.trace.plan import Component
+from emotrace.trace.plan import Component, Plan
+from emotrace.trace.projections import Variants, projections
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -40,25 +39,14 @@ def enhance(
     clusters = {e: [g.skeleton_id for g in chosen] for e in labels}
 
     def curve(site: str) -> dict[str, Any]:
-        def emotion_score(emotion: str, variants: list[list[list[Component]]]) -> np.ndarray:
+        def emotion_score(emotion: str, variants: Variants) -> np.ndarray:
             e = run.concepts.index(emotion)
-            direction, values = reference[e], differences.last[site][e]
-            made = {
-                id(part): edits.add({c: values[c] for c in part}, site, strength=strength, tokens="last")
-                for variant in variants
-                for part in variant
-            }
-            plans = [[made[id(part)] for part in variant] for variant in variants]
-            with model.lock, model.session():
-                found = nnsight.save([])
-                for plan in plans:
-                    with model.trace(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1):
-                        with torch.no_grad():
-                            apply(model, plan)
-                            state = model.final_norm.output[:, -1].double()
-                            found.append((state @ direction.to(state.device)).cpu())
-            model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
-            return torch.stack(found).numpy()
+            values = differences.last[site][e]
+
+            def pushed(part: Sequence[Component]) -> Plan:
+                return edits.add({c: values[c] for c in part}, site, strength=strength, tokens="last")
+
+            return projections(model, batch, variants, pushed, reference[e]).numpy()
 
         options: dict[str, Any] = {"seed": run.seed, "workers": model.workers, "hosted": model.remote}
         found = dose_curve(scores, site, ks, controls, clusters, emotion_score, ledger=run.ledger, **options)

@@ -1,4 +1,4 @@
-"""What a hosted model is, asked of its server in one small request: dtype, versions, slices of the projections."""
+"""What a hosted model is, asked of its server in one small request: dtype, slices of the projections."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ class Probe:
 
     Attributes:
         dtype: of the weights.
-        torch: the server's version.
         slices: per layer, mean absolute value of a fixed slice of the output projections and, but for a mixture of
             experts, of the down projections.
     """
 
     dtype: torch.dtype
-    torch: str
     slices: tuple[list[float], ...]
 
 
@@ -40,7 +38,7 @@ def probe(model: Model) -> Probe:
     with model.trace(ids, use_cache=False, logits_to_keep=1) as tracer:
         with torch.no_grad():
             like = embeddings.output
-            found = nnsight.save({"torch": str(torch.__version__), "dtype": str(like.dtype), "slices": []})
+            found = nnsight.save({"dtype": str(like.dtype), "slices": []})
             for layers in parts:
                 slices = []
                 for part in layers:
@@ -48,5 +46,4 @@ def probe(model: Model) -> Probe:
                 found["slices"].append(slices)
             tracer.stop()
     dtype = getattr(torch, str(found["dtype"]).removeprefix("torch."))
-    out, *down = found["slices"]
-    return Probe(dtype, found["torch"], (out, *down))
+    return Probe(dtype, tuple(found["slices"]))

@@ -92,10 +92,9 @@ def job_error(text: str, *, model: str, host: str, hosted: Sequence[str], block:
     if refused:
         listed = f"hosted there: {', '.join(hosted)}" if hosted else "nothing is hosted there at present"
         return HostedError(f"{host} does not host {model!r} ({' '.join(refused[1].split())[:300]}); {listed}")
-    if "architecture" in text and OTHER_TREE.search(text):
-        path = OTHER_TREE.search(text)
-        assert path is not None
-        return HostedError(f"{host} builds {model!r} otherwise than this machine (it has no {path[1]!r}): {ALIGN}")
+    missing = OTHER_TREE.search(text)
+    if missing and "architecture" in text:
+        return HostedError(f"{host} builds {model!r} otherwise than this machine (it has no {missing[1]!r}): {ALIGN}")
     if TRANSIENT.search(text):
         return JobLost(" ".join(text.split())[:300])
     if "payload could not be read" in text:

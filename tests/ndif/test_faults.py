@@ -40,40 +40,40 @@ def running(rig: Rig, out: Path) -> bool:
     return False
 
 
-def test_a_model_actor_that_dies(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
+def printed_through(fault: Callable[[], object], rig: Rig, undisturbed: tuple[Path, int], out: Path) -> str:
+    """What a client prints that a fault meets while a job of its runs; results and jobs are those without one."""
     before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path, FEW))
-    until(lambda: running(rig, tmp_path))
-    rig.kill_actor()
-    finish(client)
-    same_results(undisturbed[0], tmp_path)
+    client = start(rig, command(PROTOCOL, out, FEW))
+    until(lambda: running(rig, out))
+    fault()
+    printed = finish(client)
+    same_results(undisturbed[0], out)
     assert completed(rig) - before == undisturbed[1]
+    return printed
+
+
+def test_a_model_actor_that_dies(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
+    printed_through(rig.kill_actor, rig, undisturbed, tmp_path)
 
 
 def test_an_api_that_is_killed_and_comes_back(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
-    before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path, FEW))
-    until(lambda: running(rig, tmp_path))
-    rig.stop_api()
-    time.sleep(2)
-    rig.start_api(wait=False)
-    printed = finish(client)
+    def killed() -> None:
+        rig.stop_api()
+        time.sleep(2)
+        rig.start_api(wait=False)
+
+    printed = printed_through(killed, rig, undisturbed, tmp_path)
     assert f"nothing answers at {rig.host}" in printed
     assert "trying again" in printed
-    same_results(undisturbed[0], tmp_path)
-    assert completed(rig) - before == undisturbed[1]
 
 
 def test_a_backend_that_reconnects(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
-    before = completed(rig)
-    client = start(rig, command(PROTOCOL, tmp_path, FEW))
-    until(lambda: running(rig, tmp_path))
-    rig.disconnect_backend()
-    time.sleep(4)
-    rig.reconnect_backend()
-    finish(client)
-    same_results(undisturbed[0], tmp_path)
-    assert completed(rig) - before == undisturbed[1]
+    def away() -> None:
+        rig.disconnect_backend()
+        time.sleep(4)
+        rig.reconnect_backend()
+
+    printed_through(away, rig, undisturbed, tmp_path)
 
 
 def test_a_download_that_breaks_off(rig: Rig, undisturbed: tuple[Path, int], tmp_path: Path) -> None:

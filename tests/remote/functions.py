@@ -7,8 +7,10 @@ import torch
 
 import emotrace as et
 from emotrace.steps.components import METHODS
+from emotrace.trace.batches import pad_left
 from emotrace.trace.capture import state_coordinates
 from emotrace.trace.likelihood import reply_nll
+from emotrace.trace.projections import projections
 from tests.tiny import random_prompts
 
 SAMPLES = [et.Sample(i % 3, tuple(ids), (7, 8, 9)[: 1 + i % 3]) for i, ids in enumerate(random_prompts(9))]
@@ -65,6 +67,12 @@ def functions(model: et.Model) -> dict[str, Callable[[], Any]]:
                 logits = model.output.logits[:, -1].clone().save()
         return logits
 
+    def curve() -> torch.Tensor:
+        whole, some = [(0, 1), (2, 3)], [(1, 0)]
+        variants = [[[]] * len(PROMPTS), [whole] * len(PROMPTS), [whole, some, whole, [], some]]
+        batch = pad_left(PROMPTS, model.pad_token)
+        return projections(model, batch, variants, lambda part: et.zero(heads=part), directions.reference[0])
+
     at_span = et.zero(heads=[(0, 0)], tokens=et.Span("w10"))
     calls: dict[str, Callable[[], Any]] = {
         "capture": lambda: statistics,
@@ -76,6 +84,7 @@ def functions(model: et.Model) -> dict[str, Callable[[], Any]]:
         "patch": patched,
         "span": lambda: et.generate(model, ["w9 w10 w11", "w12 w10"], plan=at_span),
         "own_trace": own_trace,
+        "curve": curve,
         "likelihood": lambda: reply_nll(model, PROMPTS, [[8, 9], [7], [], [9, 9, 9], [11]], **options),
         "states": lambda: inner(state_coordinates(model, PROMPTS, (0, 2), **options)),
         "metric": lambda: et.gradient_scores(model, PROMPTS, differences, difference_of_logits, **options),
