@@ -91,7 +91,7 @@ def test_a_client_that_is_killed(rig: Rig, undisturbed: tuple[Path, int], tmp_pa
     before = completed(rig)
     client = start(rig, command(PROTOCOL, tmp_path, FEW))
     kept = tmp_path / "stages" / stage / "batches" / "jobs.jsonl"
-    until(kept.is_file)
+    until(lambda: kept.is_file() and kept.read_bytes().endswith(b"\n"))  # opened, and a whole line written
     client.send_signal(signal.SIGKILL)
     client.communicate()
     asked = [entry["job"] for entry in submitted(tmp_path)]

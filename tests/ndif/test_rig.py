@@ -103,17 +103,6 @@ def test_a_remote_trace_equals_a_local_one(rig: Rig) -> None:
     assert ask(rig, EQUAL) == [True, True]
 
 
-def test_a_killed_actor_comes_back(rig: Rig) -> None:
-    ask(rig, UNTIL_ANSWERED)
-    killed = rig.kill_actor()
-    _, errors = ask(rig, UNTIL_ANSWERED)
-    assert set(errors) <= {
-        "Error submitting request to model deployment. Please try again later. Sorry for the inconvenience."
-    }
-    assert len(rig.actors()) == len(killed) == 1
-    assert rig.actors() != killed
-
-
 def test_a_restarted_api_answers(rig: Rig) -> None:
     rig.stop_api()
     with pytest.raises(urllib.error.URLError, match="refused"):
@@ -145,6 +134,7 @@ def test_a_rig_with_other_settings_ends_without_a_trace(rig_home: Path) -> None:
         assert f"{rig.host} holds '{MODEL}' in bfloat16, and float32 was asked for" in run_client(rig, WHOLE).stdout
         assert ask(rig, SLEEP) == "Your job exceeded the execution timeout of 1.5s."
         assert ask(rig, UNTIL_ANSWERED) == [0, []]
+        _a_killed_actor_comes_back(rig)
         members = processes.members(rig.state, rig.ray)
         assert len(members) > 10
     assert not [pid for pid in members if _runs(pid)]
@@ -213,6 +203,18 @@ def hub() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def _a_killed_actor_comes_back(rig: Rig) -> None:
+    """On a rig with one model, so that there is one actor."""
+    ask(rig, UNTIL_ANSWERED)
+    killed = rig.kill_actor()
+    _, errors = ask(rig, UNTIL_ANSWERED)
+    assert set(errors) <= {
+        "Error submitting request to model deployment. Please try again later. Sorry for the inconvenience."
+    }
+    assert len(rig.actors()) == len(killed) == 1
+    assert rig.actors() != killed
 
 
 def _refusal(url: str, **headers: str) -> tuple[int, str]:
