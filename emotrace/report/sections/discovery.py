@@ -113,6 +113,10 @@ def influence(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
     whole = sum(totals.values())
     by_site = {s: sum(value for (place, _), value in totals.items() if place == s) for s in importance}
     shares = listed([f"{names.get(s, s)} {percent(value / whole, 0)}" for s, value in by_site.items()]) if whole else ""
+    agreement = summary["agreement_gradient"]
+    compared = "the gradient method was left out"
+    if agreement is not None:
+        compared = f"agreement with the gradient method {number(agreement)}"
     return (
         draw(
             figures.influence(importance, emotions),
@@ -121,8 +125,7 @@ def influence(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
             f"of layer {layer}.",
             caption=f"A push at the {names.get(site, site)} of layer {layer} moves the final reading most "
             f"(mean influence {number(totals[site, layer])}); of all positive influence, {shares}. Pushes of "
-            f"{listed([number(a) for a in summary['alphas']])} times the states' root mean square; agreement with the "
-            f"gradient method {number(summary['agreement_gradient'])}.",
+            f"{listed([number(a) for a in summary['alphas']])} times the states' root mean square; {compared}.",
         ),
     )
 
