@@ -18,6 +18,7 @@ from emotrace.steps.components import Scores
 from emotrace.steps.directions import Differences
 from emotrace.steps.influence import Influence
 from emotrace.trace import edits
+from emotrace.trace.biases import with_biases
 from emotrace.trace.edits import Values
 from emotrace.trace.plan import Component, Plan
 from emotrace.trace.tokens import Tokens
@@ -85,6 +86,28 @@ class EmotionCircuit(Artifact):
     def made_for(self) -> Fingerprint:
         """Fingerprint of the circuit's model."""
         return Fingerprint(**self.fingerprint)
+
+    def compile(
+        self, model: Any, *, emotion: str, strength: float = 1.0, allow_other_weights: bool = False
+    ) -> torch.nn.Module:
+        """The Hugging Face model with an emotion's circuit driven for good: plain transformers, without nnsight.
+
+        It computes what ``model`` does under ``add(circuit, emotion, strength=strength, tokens="all")``: biases of the
+        output and down projections carry the vectors. Weights are shared with ``model``, which stays as it is.
+
+        >>> import emotrace as et
+        >>> model, circuit = et.load("bundled"), et.EmotionCircuit.load(et.BUNDLED_CIRCUIT)
+        >>> angry = circuit.compile(model, emotion="anger")
+        >>> type(angry).__name__, angry.lm_head.weight.data_ptr() == model.lm_head._module.weight.data_ptr()
+        ('LlamaForCausalLM', True)
+
+        Raises:
+            CircuitError: the circuit has no such emotion, or belongs to another model.
+            PlanError: a strength that is not finite.
+            ModelError: weights that are not in this machine's memory, or are stored quantised.
+        """
+        plan = add(self, emotion, strength=strength, tokens="all", allow_other_weights=allow_other_weights)
+        return with_biases(as_model(model), plan)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row per component: emotion, site, layer, index, and the norm of its vector at the last token."""
