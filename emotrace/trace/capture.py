@@ -15,8 +15,9 @@ from emotrace.ledger import Ledger, MemoryLedger, Sums
 from emotrace.models.load import as_model
 from emotrace.models.traced import Model
 from emotrace.trace.adapting import Adaptive
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left, plan_batches
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, plan_batches
 from emotrace.trace.inputs import check_prompts
+from emotrace.trace.prefixes import continued, split
 from emotrace.trace.reduce import accumulated, both_streams, by_site, isometric, weighted
 from emotrace.trace.requests import Batches, folded
 from emotrace.trace.sites import reading, values_at
@@ -63,6 +64,25 @@ class Statistics(Artifact):
     def at(self, place: str) -> Mapping[str, torch.Tensor]:
         """``last`` or ``reply``; raises ``KeyError`` for another word."""
         return {"last": self.last, "reply": self.reply}[place]
+
+    def plus(self, other: Statistics) -> Statistics:
+        """Statistics over the samples of both.
+
+        Raises:
+            DataError: they are of other conditions.
+        """
+        if other.conditions != self.conditions:
+            raise DataError(f"statistics of {', '.join(self.conditions)} plus those of {', '.join(other.conditions)}")
+        counts, replies = self.count + other.count, self.reply_count + other.reply_count
+        means: dict[str, dict[str, torch.Tensor]] = {}
+        for place, part, both in (("last", other.count, counts), ("reply", other.reply_count, replies)):
+            share = part.double() / both.clamp(min=1)
+            theirs = other.at(place)
+            means[place] = {
+                site: torch.lerp(mean, theirs[site], share.view(-1, *[1] * (mean.ndim - 1)))
+                for site, mean in self.at(place).items()
+            }
+        return Statistics(self.conditions, counts, replies, means["last"], means["reply"])
 
 
 def capture(
@@ -128,14 +148,15 @@ def _sums(model: Model, batches: Sequence[Sequence[Sample]], conditions: int) ->
     readings = [reading(model, layer, SITES) for layer in range(model.sizes.layers)]
     inputs, tokens = [], 0
     for samples in batches:
-        batch = pad_left([[*s.prompt, *s.reply] for s in samples], model.pad_token)
+        batch = split(model, [[*s.prompt, *s.reply] for s in samples], [1 + len(s.reply) for s in samples])
         rows, columns, weights = (t.to(model.device) for t in _selection(samples, batch.ids.shape[1], conditions))
-        inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), (rows, columns), weights))
-        tokens += int(batch.mask.sum())
+        inputs.append((*batch.inputs(model.device), (rows, columns), weights))
+        tokens += batch.tokens
     layers: list[dict[str, torch.Tensor]] = []
     with model.lock, model.session():
-        for ids, mask, at, weights in inputs:
-            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+        for head, pick, ids, given, at, weights in inputs:
+            given = continued(model, head, pick, given)
+            with model.trace(ids, **given, logits_to_keep=1):
                 with torch.no_grad():
                     found = []
                     for read in readings:
@@ -194,14 +215,15 @@ def state_coordinates(
         readings = [reading(model, layer, ("resid_attn", "resid_mlp")) for layer in chosen]
         inputs, tokens = [], 0
         for rows in batches:
-            batch = pad_left([prompts[row] for row in rows], model.pad_token)
+            batch = split(model, [prompts[row] for row in rows])
             at = (torch.arange(len(rows)), torch.full((len(rows),), batch.ids.shape[1] - 1))
-            inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), at))
-            tokens += int(batch.mask.sum())
+            inputs.append((*batch.inputs(model.device), at))
+            tokens += batch.tokens
         with model.lock, model.session():
             parts = []
-            for ids, mask, at in inputs:
-                with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+            for head, pick, ids, given, at in inputs:
+                given = continued(model, head, pick, given)
+                with model.trace(ids, **given, logits_to_keep=1):
                     with torch.no_grad():
                         found = []
                         for read in readings:

@@ -17,11 +17,12 @@ from emotrace.errors import PlanError
 from emotrace.ledger import Ledger, Record
 from emotrace.models.load import as_model
 from emotrace.trace.apply import contact
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, TokenBatch, pad_left
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.compile import compile_distinct
 from emotrace.trace.inputs import check_plans, check_prompts
-from emotrace.trace.passes import for_rows, make_edits
+from emotrace.trace.passes import edits_prompt, for_rows, make_edits
 from emotrace.trace.plan import Plan
+from emotrace.trace.prefixes import beginnings, split
 from emotrace.trace.requests import Batches, mapped
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ PLAIN = {
 }
 """Every setting for generating at its default. What a checkpoint or its user has set would change the replies of every
 arm unseen (repetition is never blocked while measuring), and transformers fills in whatever is not named."""
+CACHES: dict[str, dict[str, Any]] = {
+    "dynamic": {},
+    # transformers would compile the model of a static cache on a GPU, and nnsight's edits would be compiled out
+    "static": {"cache_implementation": "static", "disable_compile": True},
+}
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "do_sample"})
 
 
@@ -72,6 +78,7 @@ def generate_replies(
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    cache: str = "dynamic",
     ledger: Ledger | None = None,
     name: str = "generate",
     **sampling: Any,
@@ -85,6 +92,8 @@ def generate_replies(
             many variants share a batch; None generates unsteered.
         max_new_tokens: replies that have not ended by then are cut.
         batch_tokens: padded prompt tokens plus new tokens per batch, at most.
+        cache: of keys and values: ``dynamic`` grows, and beginnings that prompts share are computed once; ``static`` is
+            allocated at full length, for devices where growing costs more than that.
         ledger: keeps finished batches.
         name: the ledger's name for this work.
         sampling: ``do_sample``, ``temperature``, ``top_k``, ``top_p``; greedy without them.
@@ -92,12 +101,14 @@ def generate_replies(
     Raises:
         DataError: a prompt is empty, holds ids that the model lacks, or fills its context.
         CircuitError: a plan was made from a circuit of another model.
-        PlanError: a plan does not fit the model or a prompt, plans and prompts differ in number, or a sampling option
-            is unknown or out of range.
+        PlanError: a plan does not fit the model or a prompt, plans and prompts differ in number, or a cache or sampling
+            option is unknown or out of range.
         EditMissed: an edit touched fewer (row, step) pairs than it declared.
     """
     wrapped = as_model(model)
     _check_sampling(sampling)
+    if cache not in CACHES:
+        raise PlanError(f"unknown cache {cache!r}: choose {' or '.join(CACHES)}")
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise PlanError(f"max_new_tokens={max_new_tokens}: a reply has at least one token")
     beyond = max_new_tokens - 1 if wrapped.architecture.absolute_positions else 1
@@ -113,9 +124,10 @@ def generate_replies(
     def work(batches: Batches) -> list[Record]:
         return _generate(
             wrapped,
-            [pad_left([asked[row] for row in rows], wrapped.pad_token, rows) for rows in batches],
+            [(rows, [asked[row] for row in rows]) for rows in batches],
             [[plans[0].for_rows(rows)] * len(rows) if single else [plans[row] for row in rows] for rows in batches],
             max_new_tokens,
+            cache,
             sampling,
             None if seed is None else seed + batches[0][0],
         )
@@ -147,30 +159,37 @@ def _check_sampling(sampling: dict[str, Any]) -> None:
 
 def _generate(
     model: Model,
-    batches: Sequence[TokenBatch],
+    batches: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
     plans: Sequence[Sequence[Plan]],
     max_new_tokens: int,
+    kind: str,
     sampling: dict[str, Any],
     seed: int | None,
 ) -> list[Record]:
-    """Records of all rows of one request; ``plans`` holds each batch's, row by row."""
-    options = {**PLAIN, "do_sample": bool(sampling), "pad_token_id": model.pad_token, **sampling}
+    """Records of all rows of one request; ``batches`` holds rows and prompts, ``plans`` each batch's, row by row."""
+    options = {**PLAIN, **CACHES[kind], "do_sample": bool(sampling), "pad_token_id": model.pad_token, **sampling}
     compiled, pick = compile_distinct([plan for rows in plans for plan in rows], model)
-    inputs, done = [], 0
-    for batch in batches:
-        ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-        # the mask once more, on the CPU, where columns are worked out
-        inputs.append((ids, mask, batch.mask, pick[done : done + len(ids)]))
-        done += len(ids)
+    inputs, done, tokens = [], 0, 0
+    for rows, prompts in batches:
+        chosen = pick[done : done + len(rows)]
+        whole = any(edits_prompt(operation) for plan in {*chosen} for operation in compiled[plan])
+        batch = split(model, prompts, room=max_new_tokens, share=kind == "dynamic" and not whole)
+        head, heads, rest, given = batch.inputs(model.device)
+        # the mask of what the first pass reads once more, on the CPU, where columns are worked out
+        seen = batch.mask[:, -rest.shape[1] :]
+        inputs.append((head, heads, batch.text.to(model.device), given["attention_mask"], seen, chosen))
+        done += len(rows)
+        tokens += batch.tokens
     with quiet(model), model.lock, model.session():
         if seed is not None:
             torch.manual_seed(seed)
         replies = nnsight.save([])
         contacts = nnsight.save([])
-        for ids, mask, padding, chosen in inputs:
+        for head, heads, ids, mask, padding, chosen in inputs:
             operations = for_rows(compiled, chosen)
             touched = []
-            with model.generate(max_new_tokens=max_new_tokens, **options) as tracer:
+            cache = beginnings(model, head, heads)
+            with model.generate(max_new_tokens=max_new_tokens, past_key_values=cache, **options) as tracer:
                 with tracer.invoke(ids, attention_mask=mask):
                     # No torch.no_grad() here: generate() has its own and ends it before the block would end this one,
                     # which would leave gradients off for the whole process.
@@ -183,16 +202,16 @@ def _generate(
             contacts.append(torch.tensor(touched))
     records: list[Record] = []
     ends = set(model.end_of_text)
-    for batch, (*_, chosen), new, touched in zip(batches, inputs, replies, contacts, strict=True):
-        rows = new.tolist()
-        lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
-        passes = [length + (length < len(row)) for length, row in zip(lengths, rows, strict=True)]
+    for (rows, _), (*_, chosen), new, touched in zip(batches, inputs, replies, contacts, strict=True):
+        made = new.tolist()
+        lengths = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in made]
+        passes = [length + (length < len(row)) for length, row in zip(lengths, made, strict=True)]
         hits = contact(for_rows(compiled, chosen), touched.tolist(), passes)
         records += [
             {"row": row, "ids": tokens[:length], "stopped": length < len(tokens), "edited": edited}
-            for row, tokens, length, edited in zip(batch.rows, rows, lengths, hits, strict=True)
+            for row, tokens, length, edited in zip(rows, made, lengths, hits, strict=True)
         ]
-    model.count(generated_tokens=sum(new.numel() for new in replies))
+    model.count(prompt_tokens=tokens, generated_tokens=sum(new.numel() for new in replies))
     return records
 
 

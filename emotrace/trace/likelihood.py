@@ -9,7 +9,8 @@ import nnsight
 import torch
 
 from emotrace.ledger import Ledger, Record
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.prefixes import continued, split
 from emotrace.trace.requests import Batches, mapped
 
 if TYPE_CHECKING:
@@ -32,18 +33,21 @@ def reply_nll(
         chosen = [filled[row] for rows in batches for row in rows]
         inputs, tokens = [], 0
         for rows in batches:
-            batch = pad_left([[*prompts[filled[row]], *replies[filled[row]]] for row in rows], model.pad_token)
             lengths = [len(replies[filled[row]]) for row in rows]
+            texts = [[*prompts[filled[row]], *replies[filled[row]]] for row in rows]
+            # the padded width of the longest reply, and the token that predicts its first, are read in every row
+            batch = split(model, texts, max(lengths) + 1)
             weights = torch.zeros(len(rows), max(lengths))
             for line, length in enumerate(lengths):
                 weights[line, -length:] = 1.0 / length
-            inputs.append(tuple(t.to(model.device) for t in (batch.ids, batch.mask, weights)))
-            tokens += int(batch.mask.sum())
+            inputs.append((*batch.inputs(model.device), weights.to(model.device)))
+            tokens += batch.tokens
         with model.lock, model.session():
             found = []
-            for ids, mask, weights in inputs:
+            for head, pick, ids, given, weights in inputs:
                 width = weights.shape[1]
-                with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=width + 1):
+                given = continued(model, head, pick, given)
+                with model.trace(ids, **given, logits_to_keep=width + 1):
                     with torch.no_grad():
                         logits = model.output.logits[:, -width - 1 : -1].float()
                         chosen_logits = logits.gather(-1, ids[:, -width:, None].to(logits.device))[..., 0]

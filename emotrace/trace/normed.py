@@ -17,7 +17,8 @@ from emotrace.errors import DataError, ModelError
 from emotrace.formulas.norms import normalised, normed_falls
 from emotrace.ledger import Ledger, Sums
 from emotrace.models.architectures import submodule
-from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
+from emotrace.trace.prefixes import continued, split
 from emotrace.trace.reduce import accumulated, by_site
 from emotrace.trace.requests import Batches, folded
 from emotrace.trace.sites import taken
@@ -77,17 +78,18 @@ def _sums(
     """Falls of each emotion, ``[E, L, K]`` per site, summed over the prompts of all batches."""
     inputs, tokens = [], 0
     for prompts, emotions in batches:
-        batch = pad_left(prompts, model.pad_token)
+        batch = split(model, prompts)
         at = (torch.arange(len(prompts)), torch.full((len(prompts),), batch.ids.shape[1] - 1))
         owner = torch.nn.functional.one_hot(torch.tensor(emotions), len(directions)).double()
-        inputs.append((batch.ids.to(model.device), batch.mask.to(model.device), at, owner))
-        tokens += int(batch.mask.sum())
+        inputs.append((*batch.inputs(model.device), at, owner))
+        tokens += batch.tokens
     parts = [_parts(model, layer, readout) for layer in range(model.sizes.layers)]
     layers: list[dict[str, torch.Tensor]] = []
     with model.lock, model.session():
-        for ids, mask, at, owner in inputs:
+        for head, pick, ids, given, at, owner in inputs:
             vectors = torch.einsum("ne,elpd->lnpd", owner, directions)
-            with model.trace(ids, attention_mask=mask, use_cache=False, logits_to_keep=1):
+            given = continued(model, head, pick, given)
+            with model.trace(ids, **given, logits_to_keep=1):
                 with torch.no_grad():
                     found = []
                     for layer, part in enumerate(parts):

@@ -53,6 +53,13 @@ def described(operation: Operation) -> str:
     return f"edit of {operation['site']} in layer {operation['layer']} at tokens={operation['tokens']!r}"
 
 
+def edits_prompt(operation: Operation) -> bool:
+    """Whether it changes anything in front of the last prompt token, or may: every row then needs its own pass."""
+    values = (operation["blank"], operation["scale"], operation["add"], operation["add_later"])
+    acts = any(value is not None for value in values)
+    return acts and operation["tokens"] not in ("last", "reply", "generated")
+
+
 def make_edits(
     operations: Sequence[Operation], step: int, mask: torch.Tensor | None, rows: int | None = None
 ) -> list[int]:

@@ -9,7 +9,7 @@ import nnsight
 import torch
 
 from emotrace.errors import DataError
-from emotrace.trace.batches import pad_left
+from emotrace.trace.prefixes import continued, split, twin
 
 if TYPE_CHECKING:
     from emotrace.models.traced import Model
@@ -47,24 +47,25 @@ def injected_shifts(
     """
     if min(len(ids) for prompts in batches for ids in prompts) < 2:
         raise DataError("a prompt of one token has no prefix to share; give prompts of two tokens or more")
-    inputs: list[tuple[torch.Tensor, ...]] = []
+    inputs = []
     variants = 2 * len(vectors) * len(sizes)
     for prompts in batches:
-        batch = pad_left(prompts, model.pad_token)
-        inputs.append(tuple(t.to(model.device) for t in (batch.ids, batch.mask, batch.positions)))
-        count = int(batch.mask.sum()) + variants * len(prompts) * model.sizes.layers
-        model.count(influence_tokens=count)
+        batch = split(model, [ids[:-1] for ids in prompts])
+        mask = torch.cat([batch.mask, torch.ones(len(prompts), 1, dtype=torch.long)], 1).to(model.device)
+        last = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1)[:, -1:]}
+        tokens = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)
+        inputs.append((*batch.inputs(model.device), tokens, last))
+        model.count(influence_tokens=batch.tokens + len(prompts) * (1 + variants * model.sizes.layers))
     blocks, attn_out, mlp_out, final_norm = model.blocks, model.attn_out, model.mlp_out, model.final_norm
     vectors, sizes, reference = (t.double().cpu() for t in (vectors, sizes, reference))
     total: Any = 0
     with model.lock, model.session():
-        for ids, mask, positions in inputs:
-            head = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
-            with model.trace(ids[:, :-1], **head, use_cache=True, logits_to_keep=1):
+        for head, pick, ids, given, tokens, last in inputs:
+            given = continued(model, head, pick, given)
+            with model.trace(ids, **{**given, "use_cache": True}, logits_to_keep=1):
                 with torch.no_grad():
                     cache = model.output.past_key_values
-            last = {"attention_mask": mask, "position_ids": positions[:, -1:]}
-            with model.trace(ids[:, -1:], **last, past_key_values=twin(cache), use_cache=True):
+            with model.trace(tokens, **last, past_key_values=twin(cache), use_cache=True):
                 with torch.no_grad():
                     starts = []
                     for block in blocks:
@@ -73,7 +74,7 @@ def injected_shifts(
             wide = twin(cache)
             wide.batch_repeat_interleave(variants)
             repeated = {name: value.repeat_interleave(variants, 0) for name, value in last.items()}
-            token = ids[:, -1:].repeat_interleave(variants, 0)
+            token = tokens.repeat_interleave(variants, 0)
             moved = []
             for layer in range(len(blocks)):
                 start = starts[layer].repeat_interleave(variants, 0)
@@ -110,18 +111,3 @@ def pushes(vectors: torch.Tensor, sizes: torch.Tensor, start: torch.Tensor) -> t
     times = len(start) // (2 * len(nothing))
     attn, mlp = torch.cat([both[0], nothing]).to(start), torch.cat([nothing, both[1]]).to(start)
     return attn.repeat(times, 1), mlp.repeat(times, 1)
-
-
-def twin(cache: Any) -> Any:
-    """A cache that can be filled further without changing ``cache``; the tensors there are so far are shared.
-
-    transformers' dynamic caches replace their tensors when they grow, so nothing has to be copied.
-    """
-    other = object.__new__(type(cache))
-    other.__dict__.update(cache.__dict__)
-    other.layers = []
-    for layer in cache.layers:
-        copy = object.__new__(type(layer))
-        copy.__dict__.update(layer.__dict__)
-        other.layers.append(copy)
-    return other

@@ -75,7 +75,7 @@ def locate(model: Model, prompt: Sequence[int], span: Span) -> tuple[int, ...]:
     start = starts[span.occurrence or 0]
     # Characters that the first n tokens spell out. The bytes of a character count once all of them are there; half of
     # one can make a decoder give up on the bytes in front of it too, which is why what was known stays known.
-    shared = [_shared(characters(n), text) for n in range(len(prompt) + 1)]
+    shared = [agreement(characters(n), text) for n in range(len(prompt) + 1)]
     spelt = list(accumulate(shared, max))
     first = bisect_left(spelt, start)  # the fewest tokens that spell out all in front of the span
     first -= spelt[first] > start  # the last of them holds the span's beginning too
@@ -83,8 +83,8 @@ def locate(model: Model, prompt: Sequence[int], span: Span) -> tuple[int, ...]:
     return tuple(range(first - len(prompt), end - len(prompt)))
 
 
-def _shared(one: str, other: str) -> int:
-    """Characters that two texts begin with alike."""
+def agreement(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many items two sequences (or characters two texts) begin with alike."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -16,6 +16,7 @@ from tests.tiny import random_prompts
 SAMPLES = [et.Sample(i % 3, tuple(ids), (7, 8, 9)[: 1 + i % 3]) for i, ids in enumerate(random_prompts(9))]
 CONDITIONS = ("joy", "fear", "neutral")
 PROMPTS = random_prompts(5, seed=1)
+ALIKE = [[9, 8, 7, 9, 8, 7, *ids] for ids in PROMPTS]  # their beginning is computed once
 
 
 def functions(model: et.Model) -> dict[str, Callable[[], Any]]:
@@ -89,6 +90,16 @@ def functions(model: et.Model) -> dict[str, Callable[[], Any]]:
         "states": lambda: inner(state_coordinates(model, PROMPTS, (0, 2), **options)),
         "metric": lambda: et.gradient_scores(model, PROMPTS, differences, difference_of_logits, **options),
         "causal_heads": lambda: causal("heads"),
+    }
+    samples = [et.Sample(i % 3, tuple(ids), (7, 8, 9)[: i % 3]) for i, ids in enumerate(ALIKE)]
+    calls |= {
+        "alike_capture": lambda: et.capture(model, samples, CONDITIONS),
+        "alike_states": lambda: inner(state_coordinates(model, ALIKE, (0, 2))),
+        "alike_likelihood": lambda: reply_nll(model, ALIKE, [[8, 9], [7], [], [9, 9, 9], [11]]),
+        "alike_influence": lambda: et.sublayer_influence(model, ALIKE, directions),
+        "alike_replies": lambda: [
+            reply.ids for reply in et.generate_replies(model, ALIKE, et.add(circuit(), "joy"), max_new_tokens=6)
+        ],
     }
     calls |= {f"scores_{method}": lambda method=method: scores(method) for method in methods}
     calls |= {
