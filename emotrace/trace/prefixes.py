@@ -79,7 +79,7 @@ def split(
     ends = [apart] * len(sequences) if isinstance(apart, int) else apart
     deepest = min(len(ids) - end for ids, end in zip(sequences, ends, strict=True))
     longest = max(len(ids) for ids in sequences)
-    depth = _depth(sequences, deepest, longest) if share and _cut_anywhere(model, longest + room) else 0
+    depth = _depth(sequences, deepest, longest) if share and cut_anywhere(model, longest + room) else 0
     heads = [tuple(ids[:depth]) for ids in sequences]
     order = {head: n for n, head in enumerate(dict.fromkeys(heads))}
     rest = pad_left([ids[depth:] for ids in sequences], model.pad_token, rows)
@@ -104,7 +104,7 @@ def _depth(sequences: Sequence[Sequence[int]], deepest: int, longest: int) -> in
     return best
 
 
-def _cut_anywhere(model: Model, length: int) -> bool:
+def cut_anywhere(model: Model, length: int) -> bool:
     """Whether a text of this length can be continued from a cache with padding behind it.
 
     Not where attention looks back a number of places, padding counted, nor where positions are encoded by the length of

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from emotrace.errors import DataError
+from emotrace.trace import suffix
 from emotrace.trace.attribute import readout_gradients
-from emotrace.trace.suffix import injected_shifts
+from emotrace.trace.suffix import injected_shifts, side_by_side
 from tests.conformance.hooks import layout_of, module_at
 from tests.tiny import FAMILIES, close, hooked, random_prompts, tiny_model, torch_model
 
@@ -43,7 +44,10 @@ def full_pass(model, prompt, layer, sublayer, vector, readout):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("readout", ["final_norm", "residual"])
-def test_injection_equals_a_full_pass(family, readout):
+@pytest.mark.parametrize("abreast", [True, False], ids=["side by side", "rows"])
+def test_injection_equals_a_full_pass(family, readout, abreast, monkeypatch):
+    if not abreast:
+        monkeypatch.setattr(suffix, "side_by_side", lambda *_: False)
     model, prompts = tiny_model(family), random_prompts(3)
     vectors, reference = random(2, 3, 2, 32, seed=1), random(2, 32, seed=2)
     sizes = random(3, 3, 2, seed=3).abs()
@@ -74,6 +78,14 @@ def test_gradient_is_the_limit_of_injection(readout):
         for sublayer in range(2):
             assert close(expected[layer, sublayer], slopes[layer, sublayer], 2e-3), (layer, sublayer)
     assert all(p.grad is None for p in torch_model(model).parameters())
+
+
+def test_variants_stand_side_by_side_where_attention_lets_them():
+    assert all(side_by_side(tiny_model(family), 9) for family in FAMILIES)
+    model = tiny_model("gemma2")
+    assert not side_by_side(model, 129), "longer than the window"
+    model.nn._module.config._attn_implementation = "flash_attention_2"
+    assert not side_by_side(model, 9)
 
 
 def test_a_prompt_of_one_token_is_refused():
