@@ -1,5 +1,6 @@
 """Emotion directions of the residual stream, and how well they tell emotions apart over depth."""
 
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -8,22 +9,31 @@ from emotrace.runner import Run, protocol
 from emotrace.steps.directions import difference_vectors, emotion_directions
 from emotrace.steps.elicit import Elicitation
 from emotrace.steps.separation import States, cosines, nearest_direction_accuracy
-from emotrace.trace.capture import capture, state_coordinates
+from emotrace.trace.capture import Statistics, capture, state_coordinates
 
 
-@protocol(needs=["elicit"])
+@protocol(needs=["elicit"], shards=True)
 def directions(run: Run, *, contrast: Literal["neutral", "emotions"] = "neutral", sample: int = 20) -> dict[str, Any]:
     """Capture all four sites in one pass over the accepted replies; directions, difference vectors and sigma follow.
 
     Directions are centred on the mean over emotions (the paper's contrast). `contrast` is that of the difference
     vectors that circuits add: neutral or emotions. `sample` scenarios are kept state by state, for the separation of
-    emotions by layer (nearest direction, cross-validated by scenario) and for the picture of clusters.
+    emotions by layer (nearest direction, cross-validated by scenario) and for the picture of clusters. On a shard only
+    the statistics are captured: everything else follows when they are merged.
     """
     elicited = Elicitation.from_records(run.concepts.labels, run.records("elicit", "replies"))
-    statistics = capture(
-        run.model, elicited.samples(), elicited.conditions, batch_tokens=run.batch_tokens, ledger=run.ledger
-    )
+    part = {"emotions": list(run.concepts.labels), "groups": len(elicited.accepted_groups)}
+    if run.shard and not elicited.accepted_groups:  # other shards may have some
+        return part
+    samples = elicited.samples()
+    if run.shards:  # one in memory at a time
+        with_any = (shard for shard in run.shards if shard.summary("directions")["groups"])
+        statistics = reduce(Statistics.plus, (s.open("directions", "statistics", Statistics) for s in with_any))
+    else:
+        statistics = capture(run.model, samples, elicited.conditions, batch_tokens=run.batch_tokens, ledger=run.ledger)
     run.save("statistics", statistics)
+    if run.shard:
+        return part
     found = emotion_directions(statistics)
     run.save("directions", found)
     run.save("directions_reply", emotion_directions(statistics, measured_at="reply"))
@@ -40,9 +50,8 @@ def directions(run: Run, *, contrast: Literal["neutral", "emotions"] = "neutral"
     run.save("states", states)
     separation = nearest_direction_accuracy(states)
     return {
-        "emotions": list(run.concepts.labels),
+        **part,
         "layers": len(layers),
-        "groups": len(elicited.accepted_groups),
         "contrast": contrast,
         "separation": {"resid_attn": separation[:, 0].tolist(), "resid_mlp": separation[:, 1].tolist()},
         "cosines": cosines(found.reference),

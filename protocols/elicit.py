@@ -7,10 +7,11 @@ from typing import Any
 from emotrace.data.sev import groups
 from emotrace.errors import DataError
 from emotrace.runner import Run, protocol
+from emotrace.steps.elicit import Elicitation
 from emotrace.steps.elicit import elicit as elicit_replies
 
 
-@protocol(needs=[])
+@protocol(needs=[], shards=True)
 def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 64) -> dict[str, Any]:
     """Ask for every emotion, and for none, on the training scenarios, and judge the replies blind.
 
@@ -19,17 +20,20 @@ def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 64) -> dict[st
     """
     if scenarios < 0:
         raise DataError(f"scenarios={scenarios}: give a number of scenarios, or 0 for all")
-    chosen = groups(run.data.train[: scenarios or None])
-    elicited = elicit_replies(
-        run.model,
-        chosen,
-        run.concepts,
-        run.judge,
-        structure=run.structure,
-        max_new_tokens=max_new_tokens,
-        batch_tokens=run.batch_tokens,
-        ledger=run.ledger,
-    )
+    chosen = groups(run.share(run.data.train[: scenarios or None]))
+    if run.shards:
+        elicited = Elicitation.from_records(run.concepts.labels, run.gathered("replies", by="skeleton_id"))
+    else:
+        elicited = elicit_replies(
+            run.model,
+            chosen,
+            run.concepts,
+            run.judge,
+            structure=run.structure,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=run.batch_tokens,
+            ledger=run.ledger,
+        )
     run.write_records("replies", elicited.to_records())
     shown = json.dumps([[reply.group_id, reply.condition, reply.prompt_ids] for reply in elicited.replies])
     checked = [reply.structure for reply in elicited.replies]

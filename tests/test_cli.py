@@ -17,12 +17,12 @@ from emotrace.cli import app, main
 from emotrace.cli.app import assignments
 from emotrace.cli.tables import ARMS, comparison_table, protocol_table
 from emotrace.errors import ModelError, RunError
-from emotrace.runner import RunResult, load_protocol
+from emotrace.runner import Inputs, RunResult, load_protocol
 from emotrace.runner.run import fingerprint
 from emotrace.steps.circuit import EmotionCircuit
 from tests.tiny import tiny_model, torch_model
 
-TOYS = Path(__file__).parent / "runner" / "toys.py"
+TOYS, SHARED = (Path(__file__).parent / "runner" / name for name in ("toys.py", "shared.py"))
 ROOT = Path(__file__).parents[1]
 
 
@@ -96,13 +96,59 @@ def test_run_names_what_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_shards_are_run_and_merged(tmp_path: Path, sev_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("run", str(SHARED), "--data", sev_file.name, "-p", "shared_first.scale=2")
+    for shard in ("1/2", "2/2"):
+        assert "report:" not in invoke(*arguments, "--shard", shard)
+    folders = ["runs/shared-1-of-2", "runs/shared-2-of-2"]
+    monkeypatch.chdir(tmp_path / "runs")  # the dataset is found from anywhere
+    shown = invoke("merge", *(str(tmp_path / folder) for folder in folders), "--out", "all")
+    assert "shared: computing" in shown
+    assert "report:  " in shown
+    monkeypatch.chdir(tmp_path)
+    assert "shared: cached" in invoke(*arguments, "--out", "runs/all", "--no-report")
+    assert "shared: cached" in invoke("merge", *folders, "--out", "runs/all", "--no-report")
+    assert "shared: computing (forced)" in invoke("merge", *folders, "--out", "runs/all", "--no-report", "--force")
+
+
+def test_shards_that_cannot_be_run_or_merged_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, sev_file: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for shard in ("0/4", "5/4", "x"):
+        message = fails(monkeypatch, capsys, "run", str(SHARED), "--shard", shard)
+        assert message.startswith(f"error: shard '{shard}': write I/N with I from 1 to N, as in 3/16")
+    assert "stage 'toy_first' needs all scenarios" in fails(monkeypatch, capsys, "run", str(TOYS), "--shard", "1/2")
+    assert "nowhere: not a run folder" in fails(monkeypatch, capsys, "merge", "nowhere", "--out", "all")
+    assert {path.name for path in tmp_path.iterdir()} == {sev_file.name}
+    invoke("run", str(SHARED), "--data", str(sev_file), "--shard", "1/1", "--out", "one")
+    message = fails(monkeypatch, capsys, "merge", "one", "--out", "all", "--jobs", "2")
+    assert message.startswith("error: --jobs is for a model on NDIF, and these shards were run without one")
+    assert not (tmp_path / "all").exists()
+
+
+def test_shards_of_a_hosted_model_are_merged_on_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is the shards' own, its settings are those of the merge."""
+    seen = []
+    asked = Inputs("org/name", remote="http://here:1")
+    monkeypatch.setattr("emotrace.cli.run.read_shards", lambda folders, out: folders)
+    monkeypatch.setattr("emotrace.cli.run.shard_inputs", lambda shards: asked)
+    monkeypatch.setattr(
+        "emotrace.cli.run.merge_shards",
+        lambda folders, out, inputs, **options: seen.append(inputs.ndif) or RunResult(out, {}, (), ()),
+    )
+    invoke("merge", "a", "b", "--out", "all", "--no-report", "--jobs", "2", "--request-tokens", "9")
+    assert seen == [et.Ndif("http://here:1", request_tokens=9, jobs=2)]
+
+
 def test_assignments() -> None:
     assert assignments(["a=1", "s.b = x=y"]) == {"a": "1", "s.b": " x=y"}
     with pytest.raises(RunError, match="given twice"):
         assignments(["a=1", "a=2"])
 
 
-@pytest.mark.parametrize("command", ["run", "steer"])
+@pytest.mark.parametrize("command", ["run", "merge", "steer"])
 def test_help_teaches_with_examples(command: str) -> None:
     shown = invoke(command, "--help")
     assert "Examples" in shown

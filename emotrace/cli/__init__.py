@@ -1,4 +1,4 @@
-"""The command line: ``emotrace run``, ``protocols``, ``steer`` and ``doctor``."""
+"""The command line: ``emotrace run``, ``merge``, ``protocols``, ``steer`` and ``doctor``."""
 
 from emotrace.cli.app import app, main
 

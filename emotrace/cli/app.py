@@ -52,8 +52,22 @@ PROTOCOL is a shipped name (see [bold]emotrace protocols[/bold]) or your own .py
 
   emotrace run circuit --model meta-llama/Llama-3.1-70B-Instruct --remote
 
+  emotrace run directions --shard 3/16 --out runs/shard-3
+
 A run can be killed at any moment: the same command goes on after the last finished batch. The run folder then holds
 manifest.json, summary.json, report.html and one folder per stage."""
+
+MERGE_HELP = """Add up the shards of a run in one folder, in which runs then go on.
+
+FOLDERS are the run folders of all shards. Protocol, parameters, model and data are those of the shards.
+
+[bold]Examples[/bold]
+
+  emotrace merge runs/shard-* --out runs/all
+
+  emotrace run paper --out runs/all
+
+The second command finds the merged stages finished; give it the options that the shards were run with."""
 
 STEER_HELP = """Reply to TEXT without and with an emotion's circuit driven, side by side.
 
@@ -84,17 +98,41 @@ def run(
     host: Host = None,
     request_tokens: RequestTokens = None,
     jobs: Jobs = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N shares of the training scenarios.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compute every stage again.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
 ) -> None:
     """See ``RUN_HELP``."""
     from emotrace.cli.run import run_and_show
     from emotrace.runner import Inputs
+    from emotrace.runner.shards import as_shard
 
     server = hosted(remote, host, request_tokens=request_tokens, jobs=jobs)
-    inputs = Inputs(model, data, seed=seed, batch_tokens=batch_tokens, dtype=dtype, device=device, remote=server)
-    folder = out or Path("runs") / Path(protocol).stem
+    part = None if shard is None else as_shard(shard)
+    inputs = Inputs(
+        model, data, seed=seed, batch_tokens=batch_tokens, dtype=dtype, device=device, remote=server, shard=part
+    )
+    name = Path(protocol).stem + (f"-{part[0]}-of-{part[1]}" if part else "")
+    folder = out or Path("runs") / name
     run_and_show(protocol, folder, inputs, assignments(parameter or []), force, report, Console())
+
+
+@app.command(help=MERGE_HELP, no_args_is_help=True)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDERS...", help="The run folders of all shards.")],
+    out: Annotated[Path, typer.Option(help="Folder of the merged run.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen for you by default.")] = None,
+    request_tokens: RequestTokens = None,
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Merge again what is merged.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+) -> None:
+    """See ``MERGE_HELP``."""
+    from emotrace.cli.run import merge_and_show
+
+    merge_and_show(folders, out, device, {"request_tokens": request_tokens, "jobs": jobs}, force, report, Console())
 
 
 @app.command()

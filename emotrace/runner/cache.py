@@ -83,8 +83,8 @@ def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
     if not before:
         return ""
     named: list[str] = []
-    for part in after:
-        old, now = before.get(part), after[part]
+    for part in (*after, *(part for part in before if part not in after)):
+        old, now = before.get(part), after.get(part)
         if old == now:
             continue
         if isinstance(now, Mapping) and isinstance(old, Mapping):

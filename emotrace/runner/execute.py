@@ -63,11 +63,14 @@ def run_protocol(
         console: where progress is shown; nowhere by default.
 
     Raises:
-        RunError: unknown protocol or parameter, a run folder in use, a result that is not JSON.
+        RunError: unknown protocol or parameter, a run folder in use, a result that is not JSON, or a shard of stages
+            that need all scenarios.
     """
     stages = plan(load_protocol(protocol))
     values = assign(stages, parameters or {})
     inputs = inputs or Inputs()
+    if inputs.shard is not None:
+        _refuse_whole(stages)
     _ = inputs.parts  # a dataset or model that cannot be found leaves no folder behind
     folder = Path(out).resolve()
     try:
@@ -102,12 +105,7 @@ def _run_stages(
     for spec in stages:
         name = spec.name
         reachable[name] = tuple(dict.fromkeys(n for need in spec.needs for n in (*reachable[need], need)))
-        parts = {
-            **inputs.parts,
-            "parameters": json.loads(json.dumps(values[name])),
-            "needs": {need: keys[need] for need in spec.needs},
-            "code": code_hashes(spec.source),
-        }
+        parts = stage_parts(spec, values[name], inputs) | {"needs": {need: keys[need] for need in spec.needs}}
         keys[name] = key_of(parts)
         cache = StageCache(folder / "stages" / name)
         if cache.finished(keys[name]) and not force:
@@ -120,8 +118,30 @@ def _run_stages(
     names = [spec.name for spec in stages]
     summary = summarise(folder)
     write_json(folder / SUMMARY, summary)
-    write_json(folder / MANIFEST, manifest(folder, inputs, names[-1], names))
+    write_json(folder / MANIFEST, manifest(folder, inputs, stages[-1], names))
     return RunResult(folder, summary, tuple(computed), tuple(name for name in names if name not in computed))
+
+
+def stage_parts(spec: ProtocolSpec, values: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """What a stage's key is made of, but for the keys of what it needs."""
+    return {**inputs.parts, "parameters": json.loads(json.dumps(values)), "code": code_hashes(spec.source)}
+
+
+def _refuse_whole(stages: Sequence[ProtocolSpec]) -> None:
+    """Raises ``RunError`` when a stage cannot be run on a share of the scenarios."""
+    whole = [spec.name for spec in stages if not spec.shards]
+    if not whole:
+        return
+    shared = [spec.name for spec in stages if spec.shards]
+    asked = stages[-1].name
+    raise RunError(
+        f"stage {whole[0]!r} needs all scenarios, not a shard of them. "
+        + (
+            f"Run {shared[-1]!r} on every shard, merge these, then run {asked!r} on the merged folder without a shard"
+            if shared
+            else f"Run {asked!r} without a shard"
+        )
+    )
 
 
 def _compute(
@@ -134,7 +154,7 @@ def _compute(
     inputs: Inputs,
     watcher: Reporter,
 ) -> float:
-    """Compute one stage and return its seconds, those of earlier attempts' finished batches included."""
+    """Compute one stage and return its seconds, those of earlier attempts' batches and of merged shards included."""
     before, start = inputs.counters(), time.perf_counter()
     earlier = computed_batches(cache.folder)
     watch = partial(watcher.batches, spec.name)
@@ -144,13 +164,15 @@ def _compute(
     ledger = DiskLedger(cache.folder, key, inputs.seed, watch, inputs.counters)
     seed_generators(inputs.seed, spec.name)
     with jobs.batch(ledger.journal, "", 0):  # requests made outside the ledger's batches are the stage's own
-        result = spec.function(Run(folder, spec.name, reachable, inputs, ledger), **values)
+        run = Run(folder, spec.name, reachable, inputs, ledger)
+        result = spec.function(run, **values)
     if not isinstance(result, dict):
         raise RunError(f"{spec.source}: {spec.name} must return a dict (its summary), not {type(result).__name__}")
     write_json(cache.folder / RESULT, json.loads(strict_json(result, f"what {spec.name} returned")))
-    seconds = time.perf_counter() - start + sum(entry["seconds"] for entry in earlier)
+    merged = [_origin(StageCache(shard.stage_folder).read()) for shard in run.shards]
+    seconds = time.perf_counter() - start + sum(entry["seconds"] for entry in (*earlier, *merged))
     counters = difference(before, inputs.counters())
-    for entry in earlier:
+    for entry in (*earlier, *merged):
         for name, value in entry["counters"].items():
             counters[name] = counters.get(name, 0) + value
     record = {
@@ -159,11 +181,19 @@ def _compute(
         "seconds": round(seconds, 3),
         "computed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "counters": counters,
+        **({"merged": merged} if merged else {}),
     }
     write_json(cache.folder / STAGE, record)
     if (cache.folder / BATCHES).is_dir():
         shutil.rmtree(cache.folder / BATCHES)
     return seconds
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a merged stage's record says of one shard's."""
+    return {"shard": record["parts"]["shard"]} | {
+        key: record[key] for key in ("key", "seconds", "computed", "counters")
+    }
 
 
 def summarise(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class ProtocolSpec:
         needs: names of the stages it reads, in the order given.
         parameters: its keyword-only parameters by name.
         source: the file it is written in.
+        shards: whether it can be run on a share of the scenarios, and what shares give be added up.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ProtocolSpec:
     needs: tuple[str, ...]
     parameters: Mapping[str, Parameter]
     source: Path
+    shards: bool = False
 
     @property
     def help(self) -> str:
@@ -44,7 +46,7 @@ class ProtocolSpec:
 _registry: dict[str, ProtocolSpec] = {}
 
 
-def protocol(needs: Sequence[str] = ()) -> Callable[[Function], Function]:
+def protocol(needs: Sequence[str] = (), *, shards: bool = False) -> Callable[[Function], Function]:
     """Register a function as a protocol.
 
     The function takes the ``Run`` first, then keyword-only parameters, each with a type and a default of that type.
@@ -55,13 +57,16 @@ def protocol(needs: Sequence[str] = ()) -> Callable[[Function], Function]:
         def lengths(run: Run, *, split: str = "train") -> dict[str, Any]:
             \"\"\"Mean length of accepted replies.\"\"\"
 
+    With ``shards`` it can be run on a share of the scenarios: it takes them through ``run.share``, and where
+    ``run.shards`` is not empty it adds up what those have left.
+
     Raises ``RunError`` at definition when a parameter is malformed, the docstring is missing, or the name is taken.
     """
     if isinstance(needs, str) or callable(needs):
         raise RunError('write @protocol(needs=["name", ...]), or @protocol() when nothing is needed')
 
     def register(function: Function) -> Function:
-        spec = _spec(function, tuple(needs))
+        spec = _spec(function, tuple(needs), shards)
         earlier = _registry.get(spec.name)
         if earlier is not None and function.__module__ != "__main__":
             raise RunError(
@@ -191,7 +196,7 @@ def _chosen(found: Iterable[ProtocolSpec], path: Path) -> ProtocolSpec:
     raise RunError(f"{path}: protocols {', '.join(specs)}; name one of them {path.stem!r} so that it is the one to run")
 
 
-def _spec(function: Callable[..., Any], needs: tuple[str, ...]) -> ProtocolSpec:
+def _spec(function: Callable[..., Any], needs: tuple[str, ...], shards: bool) -> ProtocolSpec:
     source = Path(inspect.getsourcefile(function) or "<unknown>").resolve()
     where = f"{source}:{function.__code__.co_firstlineno}: protocol {function.__name__!r}"
     if not inspect.getdoc(function):
@@ -214,4 +219,4 @@ def _spec(function: Callable[..., Any], needs: tuple[str, ...]) -> ProtocolSpec:
         if not matches(item.default, hints[item.name]):
             raise RunError(f"{where}: default {item.default!r} of {item.name!r} is not of its type")
         parameters[item.name] = Parameter(item.name, hints[item.name], item.default)
-    return ProtocolSpec(function.__name__, function, needs, parameters, source)
+    return ProtocolSpec(function.__name__, function, needs, parameters, source, shards)

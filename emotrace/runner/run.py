@@ -5,8 +5,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -16,14 +18,14 @@ from emotrace.data.sev import SevDataset, load_sev
 from emotrace.errors import RunError
 from emotrace.judges.base import Judge
 from emotrace.ledger import Ledger
-from emotrace.runner.cache import StageCache, key_of, model_key
+from emotrace.runner.cache import key_of, model_key
+from emotrace.runner.results import Results
+from emotrace.runner.shards import Item, Shard, checked_shard, dealt, put_back, shard_name
 
 if TYPE_CHECKING:
     from emotrace.judges.structure import StructureJudge
     from emotrace.models.traced import Model
     from emotrace.remote.connection import Ndif
-
-Kind = TypeVar("Kind", bound=Artifact)
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Inputs:
         device: torch device's name, or ``None`` for the default.
         remote: run the model on NDIF: True, a host's URL, or an :class:`emotrace.Ndif`.
         custom_judge: a judge to use in place of the bundled one.
+        shard: which share of the training scenarios, from 1, and of how many; ``None`` for all of them.
+        merged: run folders of all shards, in order, that a merge adds up (:func:`emotrace.runner.merge.merge_shards`).
     """
 
     source: Any = "bundled"
@@ -51,12 +55,16 @@ class Inputs:
     device: str | None = None
     remote: "bool | str | Ndif" = False
     custom_judge: Judge | None = None
+    shard: Shard | None = None
+    merged: tuple[Path, ...] = field(default=(), init=False)
     loaded: bool = field(default=False, init=False)
     _watch: Callable[[str, bool], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise RunError(f"no dtype {self.dtype!r}: use float32, bfloat16, float16 or float64")
+        if self.shard is not None:
+            checked_shard(self.shard)
 
     @cached_property
     def model(self) -> "Model":
@@ -126,11 +134,12 @@ class Inputs:
             "judge": "bundled" if self.custom_judge is None else self.custom_judge.name,
             "seed": self.seed,
             "batch_tokens": self.batch_tokens,
+            **({} if self.shard is None else {"shard": shard_name(self.shard)}),
         }
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Results):
     """A run folder seen from one stage; the first argument of every protocol.
 
     Attributes:
@@ -141,9 +150,6 @@ class Run:
         ledger: runs batches and keeps each finished one in the stage's folder.
     """
 
-    folder: Path
-    stage: str
-    reachable: tuple[str, ...]
     inputs: Inputs
     ledger: Ledger
 
@@ -180,16 +186,30 @@ class Run:
         return self.inputs.batch_tokens
 
     @property
-    def stage_folder(self) -> Path:
-        return self.folder / "stages" / self.stage
+    def shard(self) -> Shard | None:
+        return self.inputs.shard
+
+    @property
+    def shards(self) -> tuple[Results, ...]:
+        """In a merge, what every shard's run left, in order: to be added up, not measured again. Else empty."""
+        return tuple(Results(folder, self.stage, self.reachable) for folder in self.inputs.merged)
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """The items (scenarios) that are this shard's, all of them without a shard; ``RunError`` when none is."""
+        return dealt(items, self.inputs.shard)
+
+    def gathered(self, name: str, *, by: str) -> list[dict[str, Any]]:
+        """In a merge, this stage's records ``name`` of all shards, in the order of a run without shards.
+
+        ``by`` is the field that tells one shared item's records, which stand together, from the next one's. Raises
+        ``RunError`` when the shards do not hold equal shares.
+        """
+        kept = [groupby(shard.records(self.stage, name), itemgetter(by)) for shard in self.shards]
+        return [record for item in put_back([[list(part) for _, part in parts] for parts in kept]) for record in item]
 
     def save(self, name: str, artifact: Artifact) -> Path:
         """Keep an artifact as ``stages/<stage>/<name>.safetensors``."""
         return artifact.save(self.stage_folder / f"{name}.safetensors")
-
-    def open(self, stage: str, name: str, kind: type[Kind]) -> Kind:
-        """The artifact ``name`` of a stage that this one needs."""
-        return kind.load(self._of(stage) / f"{name}.safetensors")
 
     def write_records(self, name: str, records: Sequence[Mapping[str, Any]]) -> Path:
         """Keep records as ``stages/<stage>/<name>.jsonl``; raises ``RunError`` when a record is not JSON."""
@@ -198,24 +218,6 @@ class Run:
             for number, record in enumerate(records):
                 file.write(strict_json(record, f"{self.stage}: record {number} of {name!r}") + "\n")
         return target
-
-    def records(self, stage: str, name: str) -> list[dict[str, Any]]:
-        """Records ``name`` of a stage that this one needs."""
-        path = self._of(stage) / f"{name}.jsonl"
-        if not path.is_file():
-            raise RunError(f"{path}: no such records; did stage {stage!r} write them?")
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-    def summary(self, stage: str) -> dict[str, Any]:
-        """What a stage that this one needs returned."""
-        return StageCache(self._of(stage)).result()
-
-    def _of(self, stage: str) -> Path:
-        if stage != self.stage and stage not in self.reachable:
-            raise RunError(
-                f"{self.stage} reads stage {stage!r} without needing it; write @protocol(needs=[..., {stage!r}])"
-            )
-        return self.folder / "stages" / stage
 
 
 def fingerprint(model: Any) -> Any:
