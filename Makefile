@@ -8,7 +8,7 @@ PINNED_TORCH := $(shell grep '^torch==' constraints.txt)
 # The bundled model's matrices are too small for threads, which cost several times their gain on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-fast test-slow test-ndif bench-remote coverage lint constraints clean
+.PHONY: demo test test-all test-fast test-slow test-ndif bench bench-remote coverage lint constraints clean
 
 # Every experiment of the paper on the bundled model: runs/demo/summary.json and runs/demo/report.html.
 demo: $(READY)
@@ -39,6 +39,10 @@ test-ndif: $(READY)
 bench-remote: $(READY)
 	$(BIN)/python -m benchmarks.remote
 
+# Speed and memory against peers, each in an environment of its own in .bench: benchmarks/results (BENCH=names for some).
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH)
+
 coverage: $(READY)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
@@ -68,4 +72,4 @@ constraints:
 	rm -rf .venv-fresh
 
 clean:
-	rm -rf .venv .venv-fresh .ndif runs .coverage .coverage.*
+	rm -rf .venv .venv-fresh .ndif .bench runs .coverage .coverage.*

@@ -23,18 +23,19 @@ def machine() -> dict[str, Any]:
     return described | {name: metadata.version(name) for name in PACKAGES}
 
 
-def keep(name: str, title: str, tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], notes: str) -> str:
+def keep(name: str, title: str, tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], doc: str | None) -> str:
     """Write ``results/NAME.json`` and ``results/NAME.md``; the Markdown is returned.
 
     Args:
         name: of the files.
         title: heading.
         tables: captions with rows; the first row's keys are the columns.
-        notes: what the numbers mean.
+        doc: of the module that measured: what the numbers mean, after a first line.
     """
     made = {"measured": time.strftime("%Y-%m-%d"), "machine": machine()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(made | {c: list(rows) for c, rows in tables}, indent=1) + "\n")
+    notes = (doc or "").partition("\n\n")[2].strip()
     lines = [f"# {title}", "", notes, "", " · ".join(f"{k} {v}" for k, v in made["machine"].items()), ""]  # type: ignore[attr-defined]
     for caption, rows in tables:
         columns = list(rows[0])

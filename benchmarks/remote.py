@@ -96,7 +96,7 @@ def measure(wire: Wire) -> str:
         ("Capture, against a client that downloads activations", compared),
         ("Latency of a request for one number", latencies(model)),
     ]
-    return keep("remote", "Traffic with an NDIF server", tables, (__doc__ or "").partition("\n\n")[2].strip())
+    return keep("remote", "Traffic with an NDIF server", tables, __doc__)
 
 
 def kept(found: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
