@@ -32,6 +32,7 @@ from emotrace.trace.edits import mean, patch, scale, set, zero  # noqa: F401  `s
 from emotrace.trace.generate import GeneratedReply, generate_replies
 from emotrace.trace.plan import Edit, Plan
 from emotrace.trace.record import Activations, record
+from emotrace.trace.resample import capture_resampled
 from emotrace.trace.tokens import Span
 
 # `emotrace.set` is left out, so that a star import leaves Python's own alone.
@@ -72,6 +73,7 @@ __all__ = [
     "arm_summary",
     "assemble",
     "capture",
+    "capture_resampled",
     "causal_scores",
     "check_contact",
     "difference_vectors",

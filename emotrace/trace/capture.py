@@ -109,48 +109,74 @@ def capture(
         DataError: no samples, a malformed one, a condition without any, or a sample of a condition that is not named.
     """
     wrapped = as_model(model)
+    check_samples(wrapped, samples, conditions)
+    (found,) = captured(wrapped, samples, conditions, torch.ones(1, len(samples)), "capture", batch_tokens, ledger)
+    return found
+
+
+def check_samples(model: Model, samples: Sequence[Sample], conditions: Sequence[str]) -> None:
+    """Raise ``DataError`` as :func:`capture` says."""
     if not samples:
         raise DataError("nothing to capture: no samples were given")
-    check_prompts(wrapped, [s.prompt for s in samples])
-    check_prompts(wrapped, [s.reply for s in samples if s.reply])
+    check_prompts(model, [s.prompt for s in samples])
+    check_prompts(model, [s.reply for s in samples if s.reply])
     unnamed = [s.condition for s in samples if not 0 <= s.condition < len(conditions)]
     if unnamed:
         raise DataError(f"a sample has condition {unnamed[0]}, but only {len(conditions)} conditions were named")
     missing = [name for i, name in enumerate(conditions) if all(s.condition != i for s in samples)]
     if missing:
         raise DataError(f"no samples for {', '.join(missing)}: every condition needs at least one accepted reply")
+
+
+def captured(
+    model: Model,
+    samples: Sequence[Sample],
+    conditions: Sequence[str],
+    times: torch.Tensor,
+    name: str,
+    batch_tokens: int,
+    ledger: Ledger | None,
+) -> list[Statistics]:
+    """Statistics of W selections of the samples, from one pass: selection w holds sample n ``times[w, n]`` times."""
     lengths = [len(s.prompt) + len(s.reply) for s in samples]
+    selections, groups = len(times), len(conditions)
 
     def work(batches: Batches) -> Sums:
-        return _sums(wrapped, [[samples[row] for row in rows] for rows in batches], len(conditions))
+        chosen = [[samples[row] for row in rows] for rows in batches]
+        return _sums(model, chosen, [times[:, rows] for rows in batches], groups)
 
-    sums = folded(wrapped, "capture", lengths, batch_tokens, work, ledger)
-    count, replies = (
-        torch.bincount(torch.tensor([s.condition for s in kept], dtype=torch.int64), minlength=len(conditions))
-        for kept in (samples, [s for s in samples if s.reply])
-    )
-    means: dict[str, dict[str, torch.Tensor]] = {}
-    for place, divisor in zip(PLACES, (count, replies), strict=True):
-        means[place] = {
-            site: _split_heads(wrapped, site, sums[f"{place}/{site}"])
-            / divisor.clamp(min=1).view(-1, *[1] * (sums[f"{place}/{site}"].ndim - 1 + (site == "heads")))
-            for site in (*SITES, "rms")
-        }
-    return Statistics(tuple(conditions), count, replies, means["last"], means["reply"])
+    sums = folded(model, name, lengths, batch_tokens, work, ledger)
+    member = torch.nn.functional.one_hot(torch.tensor([s.condition for s in samples]), groups).double()
+    replied = torch.tensor([float(bool(s.reply)) for s in samples], dtype=torch.float64)
+    counts = {"last": times.double() @ member, "reply": (times.double() * replied) @ member}
+    found = []
+    for at in range(selections):
+        means: dict[str, dict[str, torch.Tensor]] = {}
+        for place in PLACES:
+            means[place] = {}
+            for site in (*SITES, "rms"):
+                total = _split_heads(model, site, sums[f"{place}/{site}"][at])
+                divisor = counts[place][at].clamp(min=1)
+                means[place][site] = total / divisor.view(-1, *[1] * (total.ndim - 1))
+        count, replies = (counts[place][at].round().long() for place in PLACES)
+        found.append(Statistics(tuple(conditions), count, replies, means["last"], means["reply"]))
+    return found
 
 
 def _split_heads(model: Model, site: str, sums: torch.Tensor) -> torch.Tensor:
     return sums.unflatten(-1, (model.sizes.heads, model.sizes.head_width)) if site == "heads" else sums
 
 
-def _sums(model: Model, batches: Sequence[Sequence[Sample]], conditions: int) -> Sums:
-    """``place/site`` to ``[C, L, W]``, summed over the samples of all batches."""
+def _sums(model: Model, batches: Sequence[Sequence[Sample]], times: Sequence[torch.Tensor], conditions: int) -> Sums:
+    """``place/site`` to ``[W, C, L, width]``, summed over the samples of all batches, each ``times [W, B]``."""
     readings = [reading(model, layer, SITES) for layer in range(model.sizes.layers)]
     inputs, tokens = [], 0
-    for samples in batches:
+    for samples, selected in zip(batches, times, strict=True):
         batch = split(model, [[*s.prompt, *s.reply] for s in samples], [1 + len(s.reply) for s in samples])
-        rows, columns, weights = (t.to(model.device) for t in _selection(samples, batch.ids.shape[1], conditions))
-        inputs.append((*batch.inputs(model.device), (rows, columns), weights))
+        rows, columns, once = _selection(samples, batch.ids.shape[1], conditions)
+        weights = (selected.double()[:, None, rows] * once).flatten(0, 1)
+        at = (rows.to(model.device), columns.to(model.device))
+        inputs.append((*batch.inputs(model.device), at, weights.to(model.device)))
         tokens += batch.tokens
     layers: list[dict[str, torch.Tensor]] = []
     with model.lock, model.session():
@@ -164,9 +190,10 @@ def _sums(model: Model, batches: Sequence[Sequence[Sample]], conditions: int) ->
             layers = accumulated(layers, found)
         sums = nnsight.save(by_site(layers))
     model.count(capture_tokens=tokens)
-    absent = torch.zeros(2 * conditions, model.sizes.layers, 0, dtype=torch.float64)
-    halves = {site: sums.get(site, absent).unflatten(0, (2, conditions)) for site in (*SITES, "rms")}
-    return {f"{place}/{site}": half[i] for i, place in enumerate(PLACES) for site, half in halves.items()}
+    lines = len(times[0]) * 2 * conditions
+    absent = torch.zeros(lines, model.sizes.layers, 0, dtype=torch.float64)
+    halves = {site: sums.get(site, absent).unflatten(0, (-1, 2, conditions)) for site in (*SITES, "rms")}
+    return {f"{place}/{site}": half[:, i] for i, place in enumerate(PLACES) for site, half in halves.items()}
 
 
 def _selection(
