@@ -196,18 +196,18 @@ def main(*, scenarios: int = 40, rounds: int = 5, budget: int = 4096, share: flo
     batched = Loops(study, directions, budget, rounds, share)
     calls = {"ours": lambda: timed(study.run), "single": single.seconds, "batched": batched.seconds}
     seconds = in_turn(calls, rounds)
+    apart = max(single.apart(scores, influence), batched.apart(scores, influence))
+    assert apart < 1e-4, f"the loops and emotrace differ by {apart:.2g}"
     with tempfile.TemporaryDirectory() as scratch:
         path = str(directions.save(Path(scratch) / "directions.safetensors"))
         given = {"scenarios": scenarios, "budget": budget, "directions": path}
         peaks = {kind: fresh("benchmarks.discovery:memory", kind=kind, **given)["peak"] / 1e6 for kind in calls}
-    apart = max(single.apart(scores, influence), batched.apart(scores, influence))
-    assert apart < 1e-4, f"the loops and emotrace differ by {apart:.2g}"
     rows = [
-        {"": "emotrace", "weighted forward tokens": ours, "seconds": str(spread(seconds["ours"])),
+        {"": "emotrace", "weighted forward tokens": ours, "seconds": spread(seconds["ours"]),
          "times emotrace": "1", "peak MB": peaks["ours"]},
         *(
-            {"": name, "weighted forward tokens": theirs, "seconds": str(spread(seconds[key])),
-             "times emotrace": str(ratios(seconds[key], seconds["ours"])), "peak MB": peaks[key]}
+            {"": name, "weighted forward tokens": theirs, "seconds": spread(seconds[key]),
+             "times emotrace": ratios(seconds[key], seconds["ours"]), "peak MB": peaks[key]}
             for name, key in (
                 ("loops, one prompt at a time", "single"),
                 (f"loops, batches of {budget:,} tokens", "batched"),

@@ -121,7 +121,7 @@ def row(task: Task, name: str, mine: list[float], plain: list[float], against: s
         "against": against,
         "tokens/s": spread([tokens / s for s in mine]).median,
         "plain tokens/s": spread([tokens / s for s in plain]).median,
-        "speed, of plain": str(ratios(plain, mine)),
+        "speed, of plain": ratios(plain, mine),
         "pairs": len(mine),
         "tokens that differ": differing,
     }

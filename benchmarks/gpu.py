@@ -63,7 +63,7 @@ def measure(name: str, shape: Shape, groups: int, length: int, budget: int, roun
         "prompts": len(study.samples),
         "bare s": spread(seconds["bare"]).median,
         "capture s": spread(seconds["capture"]).median,
-        "capture, times bare": str(ratios(seconds["capture"], seconds["bare"])),
+        "capture, times bare": ratios(seconds["capture"], seconds["bare"]),
         "influence s": influence,
         "model GB": held / 1e9,
         "bare peak GB": peaks["bare"] / 1e9,

@@ -113,9 +113,9 @@ def measure(shape: Shape, rounds: int, peers: tuple[str, ...], **sizes: int) -> 
                     {
                         "operation": operation,
                         "by": name,
-                        "ms": str(spread([1000 * s for s in seconds[name]])),
-                        "times plain": str(ratios(seconds[name], seconds[base])),
-                        "times hooks": str(ratios(seconds[name], seconds["hooks"])),
+                        "ms": spread([1000 * s for s in seconds[name]]),
+                        "times plain": ratios(seconds[name], seconds[base]),
+                        "times hooks": ratios(seconds[name], seconds["hooks"]),
                         "difference from hooks": apart,
                     }
                 )

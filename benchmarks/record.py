@@ -5,9 +5,12 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from benchmarks.timing import Spread
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "nnsight", "transformers")
@@ -34,7 +37,8 @@ def keep(name: str, title: str, tables: Sequence[tuple[str, Sequence[Mapping[str
     """
     made = {"measured": time.strftime("%Y-%m-%d"), "machine": machine()}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(made | {c: list(rows) for c, rows in tables}, indent=1) + "\n")
+    content = made | {caption: list(rows) for caption, rows in tables}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, default=asdict) + "\n")
     notes = (doc or "").partition("\n\n")[2].strip()
     lines = [f"# {title}", "", notes, "", " · ".join(f"{k} {v}" for k, v in made["machine"].items()), ""]  # type: ignore[attr-defined]
     for caption, rows in tables:
@@ -48,7 +52,13 @@ def keep(name: str, title: str, tables: Sequence[tuple[str, Sequence[Mapping[str
 
 
 def shown(value: Any) -> str:
-    """Numbers with thousands separated, or to three digits."""
+    """Numbers with thousands separated, or to three digits; a spread as its median and interval.
+
+    >>> shown(1234.5), shown(Spread(2.0, 1.5, 2.25))
+    ('1,234', '2 (1.5 to 2.25)')
+    """
+    if isinstance(value, Spread):
+        return f"{shown(value.median)} ({shown(value.low)} to {shown(value.high)})"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

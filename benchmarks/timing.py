@@ -20,9 +20,6 @@ class Spread:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
-
 
 def spread(values: list[float]) -> Spread:
     """The median of some values with its interval.
