@@ -157,13 +157,16 @@ def by_hand(hf: Any, task: Task) -> Mapping[str, Callable[[], Tensors]]:
 
 
 def ours(model: et.Model, task: Task) -> Mapping[str, Callable[[], Tensors]]:
-    """emotrace's public functions; its capture also sums replies' tokens, norms and counts, in float64."""
+    """emotrace's public functions, plans made anew in each call; its capture also sums norms and counts, in float64."""
     prompts = task.ids.tolist()
     budget = 4 * task.ids.numel() + len(prompts) * task.new_tokens
     samples = [et.Sample(0, tuple(ids)) for ids in prompts]
-    steered = et.add({task.layer: task.vector}, "resid_mlp", tokens="all")
-    added = et.add({task.layer: task.vector}, "resid_mlp", tokens="last")
-    zeroed = [et.zero(heads=[(task.layer, row % model.sizes.heads)]) for row in range(len(prompts))]
+
+    def added() -> Any:
+        return et.add({task.layer: task.vector}, "resid_mlp", tokens="last")
+
+    def zeroed() -> Any:
+        return [et.zero(heads=[(task.layer, row % model.sizes.heads)]) for row in range(len(prompts))]
 
     def traced(plan: Any) -> Tensors:
         with model.trace(task.ids, **task.inputs):
@@ -177,12 +180,13 @@ def ours(model: et.Model, task: Task) -> Mapping[str, Callable[[], Tensors]]:
         return {site: means[site][0].flatten(1).float() for site in SITES}
 
     def generate() -> Tensors:
+        steered = et.add({task.layer: task.vector}, "resid_mlp", tokens="all")
         replies = et.generate_replies(model, prompts, steered, max_new_tokens=task.new_tokens, batch_tokens=budget)
         return {"ids": torch.tensor([reply.ids for reply in replies])}
 
     return {
         "capture": capture,
-        "edit": lambda: traced(added),
-        "ablations": lambda: traced(zeroed),
+        "edit": lambda: traced(added()),
+        "ablations": lambda: traced(zeroed()),
         "generate": generate,
     }

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import emotrace as et
@@ -164,12 +165,12 @@ class Loops:
             self.influence[cell] = loops.influence(self.hf, self.study.neutral, *given)
 
     def apart(self, scores: et.Scores, influence: et.Influence) -> float:
-        """Largest difference from emotrace's numbers, relative to the largest number of the kind."""
-        pairs = ((self.scores, scores.heads), (self.influence, influence.values))
-        return max(
-            max(abs(value - float(ours[cell])) for cell, value in found.items()) / float(ours.abs().max())
-            for found, ours in pairs
-        )
+        """Largest difference from emotrace's numbers, relative to the largest number of the kind; NaN when one is."""
+        differences = []
+        for found, ours in ((self.scores, scores.heads), (self.influence, influence.values)):
+            expected = torch.stack([ours[cell] for cell in found])
+            differences.append((torch.tensor([*found.values()]) - expected).abs().max() / ours.abs().max())
+        return float(torch.stack(differences).max())
 
 
 def memory(kind: str, scenarios: int, budget: int, directions: str) -> dict[str, float]:
@@ -196,7 +197,7 @@ def main(*, scenarios: int = 40, rounds: int = 5, budget: int = 4096, share: flo
     batched = Loops(study, directions, budget, rounds, share)
     calls = {"ours": lambda: timed(study.run), "single": single.seconds, "batched": batched.seconds}
     seconds = in_turn(calls, rounds)
-    apart = max(single.apart(scores, influence), batched.apart(scores, influence))
+    apart = float(np.max([loop.apart(scores, influence) for loop in (single, batched)]))
     assert apart < 1e-4, f"the loops and emotrace differ by {apart:.2g}"
     with tempfile.TemporaryDirectory() as scratch:
         path = str(directions.save(Path(scratch) / "directions.safetensors"))

@@ -162,5 +162,6 @@ def main(
     rows: list[dict[str, Any]] = []
     for batch in batches:
         rows += measure(task_of(shapes.SMALL, batch, length, new_tokens), rounds, fewer, peers)
-    caption = f"Prompts of {length} tokens, {new_tokens} new ones; medians, 95 % intervals of medians"
+    what = "medians and their 95 % intervals, of fewer than six pairs the range"
+    caption = f"Prompts of {length} tokens, {new_tokens} new ones; {what}"
     return keep("generation", "Speed of steered generation", [(caption, rows)], __doc__)

@@ -1,9 +1,9 @@
 """Discovery on one GPU: `python -m benchmarks gpu`.
 
 Llama-3.2-3B's and Llama-3.1-8B's shapes with random weights in bfloat16, 480 groups of six emotions and a neutral
-prompt, each of 96 tokens that begin differently from all others. Capture of all statistics, directions and scores
-against a bare forward pass over the same prompts in the same batches, and the exact influence of all sublayers on 40
-neutral prompts.
+prompt, each of 96 tokens that begin differently from all others. The capture of all statistics, of which
+directions and scores are made, against a bare forward pass over the same prompts in the same batches, and the exact
+influence of all sublayers on 40 neutral prompts. Medians of three rounds, and their range.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ import torch
 import emotrace as et
 from benchmarks import shapes
 from benchmarks.discovery import Study
-from benchmarks.growth import CONDITIONS
 from benchmarks.loops import batches_of
 from benchmarks.record import keep
 from benchmarks.shapes import Shape
 from benchmarks.timing import in_turn, ratios, spread, timed
 
 SHAPES = {"Llama-3.2-3B": Shape(28, 3072, 24, 8192, 8), "Llama-3.1-8B": Shape(32, 4096, 32, 14336, 8)}
+CONDITIONS = (*et.PAPER_SIX.labels, "neutral")
 SKIPPED = "gpu: skipped, there is no GPU on this machine"
 INFLUENCE_PROMPTS = 40
 

@@ -1,8 +1,8 @@
 """Time and memory as a study grows: `python -m benchmarks growth`.
 
-Capture of all four sites, directions, scores and exact influence at four strengths, on prompts of seven conditions,
-each size in a process of its own. Memory above the model is the peak while working minus what was resident when model
-and prompts were there; growth is the peak minus what was resident after one batch of each kind.
+Capture of all four sites, directions, scores and exact influence at four strengths, on prompts of five emotions and
+neutral ones, each size in a process of its own. Memory above the model is the peak while working minus what was
+resident when model and prompts were there; above one batch, minus what was resident after one batch of each kind.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.discovery import Study
 from benchmarks.fresh import costs, fresh
 from benchmarks.record import keep
 
-CONDITIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust", "neutral")
+CONDITIONS = ("anger", "sadness", "happiness", "fear", "surprise", "neutral")
 BUDGET = 512
 """Small, so that 60 prompts are several batches, as 3,840 are."""
 BASE = {"prompts": 480, "layers": 4, "heads": 8, "length": 48}
@@ -29,8 +29,7 @@ def measure(prompts: int, layers: int, heads: int, length: int, budget: int = BU
     """Costs of discovery at one size; heads are 16 wide, and the model is as wide as its heads together."""
     width = heads * HEAD_WIDTH
     model = shapes.load(shapes.llama(shapes.Shape(layers, width, heads, 3 * width)))
-    groups = -(-prompts // len(CONDITIONS))
-    listed = shapes.prompts(groups * len(CONDITIONS), length, shortest=length - 8)
+    listed = shapes.prompts(prompts, length, shortest=length - 8)
     study = Study(model, CONDITIONS, [listed[c :: len(CONDITIONS)] for c in range(len(CONDITIONS))], budget)
     _ = study.samples  # they are there before anything is measured
     rows = max(1, budget // length // len(CONDITIONS))  # of each condition, one batch together

@@ -68,7 +68,10 @@ class Results:
         mine, theirs = self.found[name, operation], self.found["hooks", operation]
         if operation == "generate":
             return float((mine["ids"] != theirs["ids"]).float().mean())
-        return max(float((mine[key] - theirs[key]).abs().max() / theirs[key].abs().max()) for key in theirs)
+        # torch's maximum keeps NaN, Python's may lose it
+        return float(
+            torch.stack([(mine[key] - theirs[key]).abs().max() / theirs[key].abs().max() for key in theirs]).max()
+        )
 
 
 def measure(shape: Shape, rounds: int, peers: tuple[str, ...], **sizes: int) -> list[dict[str, Any]]:

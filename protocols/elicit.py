@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from emotrace.data.sev import groups
-from emotrace.errors import DataError
+from emotrace.errors import DataError, RunError
 from emotrace.runner import Run, protocol
 from emotrace.steps.elicit import Elicitation
 from emotrace.steps.elicit import elicit as elicit_replies
@@ -22,6 +22,10 @@ def elicit(run: Run, *, scenarios: int = 0, max_new_tokens: int = 64) -> dict[st
         raise DataError(f"scenarios={scenarios}: give a number of scenarios, or 0 for all")
     chosen = groups(run.share(run.data.train[: scenarios or None]))
     if run.shards:
+        for shard in run.shards:
+            held, made = len(shard.records("elicit", "replies")), shard.summary("elicit")["replies"]
+            if held != made:
+                raise RunError(f"{shard.folder}: {held} replies are left of {made}; run this shard again with --force")
         elicited = Elicitation.from_records(run.concepts.labels, run.gathered("replies", by="skeleton_id"))
     else:
         elicited = elicit_replies(

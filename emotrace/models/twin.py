@@ -1,6 +1,7 @@
 """A copy of a Hugging Face model that shares the original's numbers and nothing else."""
 
 import copy
+from functools import partial
 from itertools import chain
 from types import MethodType
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ import torch
 
 from emotrace.errors import ModelError
 
-NNSIGHT_STATE, FORWARD, HOOK = "__nnsight__", "forward", "_hf_hook"
+NNSIGHT_STATE, FORWARD, HOOK, UNDER_HOOK = "__nnsight__", "forward", "_hf_hook", "_old_forward"
 
 
 def twin(module: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -38,24 +39,33 @@ def twin(module: torch.nn.Module, name: str) -> torch.nn.Module:
     return made
 
 
-def _restore(part: torch.nn.Module, forward: Any, name: str) -> None:
-    """Take nnsight's ``forward`` out of a copied module and put back what was there."""
-    part.__dict__.pop(FORWARD)
-    hook = part.__dict__.get(HOOK)
+def _restore(part: torch.nn.Module, original: Any, name: str) -> None:
+    """Take nnsight's ``forward`` out of a copied module and put back what was there before nnsight."""
+    forward, hook = part.__dict__.pop(FORWARD), part.__dict__.get(HOOK)
+    nnsights = type(forward).__module__.partition(".")[0] == "nnsight"
+    hooks_own = hook is not None and isinstance(forward, partial) and forward.func.__module__ == "accelerate.hooks"
+    # a lambda is nnsight's own, around a forward that belongs to a module of the original
+    if not (nnsights or hooks_own) or (hook is None and original.__name__ == "<lambda>"):
+        raise ModelError(f"{name} has a forward of its own, which a copy would share (torch.compile?); undo it")
     if hook is not None:
         from accelerate.hooks import add_hook_to_module  # who has such a hook has accelerate, an optional package
 
+        part.__dict__.pop(UNDER_HOOK, None)  # nnsight's, where the hook came later
         add_hook_to_module(part, hook)
-    elif forward is not type(part).forward:
-        if forward.__name__ == "<lambda>":  # nnsight's own, around a forward that belongs to the original module
-            raise ModelError(f"{name} has a forward of its own, which a copy would share (torch.compile?); undo it")
-        part.__dict__[FORWARD] = MethodType(forward, part)
+    elif original is not type(part).forward:
+        part.__dict__[FORWARD] = MethodType(original, part)
+
+
+class Refusal:
+    """A method that raises ``ModelError``; a class, so that a model that has one can be pickled."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        raise ModelError(self.why)
 
 
 def unsavable(module: torch.nn.Module, why: str) -> None:
     """Make ``save_pretrained`` raise ``ModelError``, where it would write a model that loads as another."""
-
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise ModelError(why)
-
-    module.__dict__["save_pretrained"] = refuse
+    module.__dict__["save_pretrained"] = Refusal(why)

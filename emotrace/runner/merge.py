@@ -92,6 +92,8 @@ def read_shards(folders: Sequence[str | Path], out: str | Path) -> list[ShardRun
     Raises:
         RunError: as :func:`merge_shards` says.
     """
+    if isinstance(folders, str | Path):
+        raise RunError(f"a list of run folders is merged, not {str(folders)!r}: give those of all shards")
     if not folders:
         raise RunError("nothing to merge: give the run folders of all shards")
     runs = [_read(Path(folder).resolve()) for folder in folders]

@@ -30,7 +30,7 @@ def checked_shard(value: Any) -> Shard:
         RunError: it is none.
     """
     match value:
-        case (int(index), int(count)) if 1 <= index <= count:
+        case (int(index), int(count)) if 1 <= index <= count and type(index) is type(count) is int:
             return (index, count)
         case (int(index), int(count)):
             raise _malformed(shard_name((index, count)))

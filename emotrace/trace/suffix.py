@@ -53,7 +53,7 @@ def injected_shifts(
     abreast = side_by_side(model, max(len(ids) for prompts in batches for ids in prompts))
     rows, width = (1, variants) if abreast else (variants, 1)
     for prompts in batches:
-        batch = split(model, [ids[:-1] for ids in prompts])
+        batch = split(model, [ids[:-1] for ids in prompts], room=1)
         mask = torch.cat([batch.mask, torch.ones(len(prompts), 1, dtype=torch.long)], 1).to(model.device)
         last = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1)[:, -1:]}
         tokens = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)

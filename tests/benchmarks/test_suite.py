@@ -38,8 +38,9 @@ def test_discovery(results, monkeypatch):
     assert 0 < agreement[0]["largest relative difference"] < 1e-4
 
 
-def test_discovery_notices_loops_that_disagree(monkeypatch):
-    monkeypatch.setattr(loops, "head_score", lambda *_: 1.0)
+@pytest.mark.parametrize("wrong", [1.0, float("nan")])
+def test_discovery_notices_loops_that_disagree(monkeypatch, wrong):
+    monkeypatch.setattr(loops, "head_score", lambda *_: wrong)
     with pytest.raises(AssertionError, match="the loops and emotrace differ"):
         discovery.main(scenarios=1, rounds=1, share=0.002)
 
@@ -83,6 +84,14 @@ def test_overhead_notices_a_contender_that_computes_something_else(monkeypatch):
         overhead.measure(SMALL, 1, (), batch=2, length=4, new_tokens=2)
 
 
+def test_a_number_that_is_none_differs():
+    found = overhead.Results()
+    right = {site: torch.ones(2, 3) for site in overhead.contenders.SITES}
+    found.found["hooks", "capture"] = right
+    found.found["x", "capture"] = right | {"neurons": torch.tensor([float("nan")] * 3).expand(2, 3)}
+    assert not found.apart("x", "capture") < overhead.TOLERANCE
+
+
 def test_generation(results, monkeypatch):
     monkeypatch.setattr(shapes, "SMALL", Shape(2, 32, 4, 80))
     generation.main(batches=(2,), length=5, new_tokens=4, rounds=1, fewer=1, peers=())
@@ -93,9 +102,9 @@ def test_generation(results, monkeypatch):
 
 @pytest.mark.slow
 def test_growth(results):
-    growth.main(sizes={"prompts": (7, 14)}, base={"layers": 1, "heads": 2, "length": 12})
+    growth.main(sizes={"prompts": (6, 12)}, base={"layers": 1, "heads": 2, "length": 12})
     (table,) = (value for name, value in kept(results, "growth").items() if name.startswith("Prompts"))
-    assert [row["prompts"] for row in table] == [7, 14]
+    assert [row["prompts"] for row in table] == [6, 12]
     assert all(row["MB above the model"] > 0 for row in table)
 
 

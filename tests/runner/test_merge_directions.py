@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from emotrace.cli import app
 from emotrace.data.concepts import ConceptSet
-from emotrace.errors import DataError
+from emotrace.errors import DataError, RunError
 from emotrace.judges.base import Reply, Verdict
 from emotrace.runner import Inputs, Run, merge_shards, run_protocol
 from emotrace.steps.directions import Differences, Directions
@@ -129,6 +129,18 @@ def test_merged_directions_are_those_of_a_run_without_shards(tmp_path: Path, wor
     )
     assert merged["capture_tokens"] == pytest.approx(whole["capture_tokens"], rel=0.1)  # other batches, other padding
     assert run_protocol("directions", tmp_path / "all", Inputs(**given), parameters=parameters).computed == ()
+
+
+def test_a_shard_that_has_lost_replies_is_refused(tmp_path: Path, word_data: Path) -> None:
+    given: dict[str, Any] = {"data_source": word_data, "concepts": CONCEPTS, "custom_judge": Obliging("nothing")}
+    given |= {"source": tiny_model(seed=2)}
+    folders = [tmp_path / f"shard-{i}" for i in (1, 2)]
+    for i, folder in enumerate(folders, start=1):
+        run_protocol("elicit", folder, Inputs(**given, shard=(i, 2)), parameters={"max_new_tokens": 2})
+    kept = folders[1] / "stages" / "elicit" / "replies.jsonl"
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:24]))
+    with pytest.raises(RunError, match=r"shard-2: 24 replies are left of 36; run this shard again with --force"):
+        merge_shards(folders, tmp_path / "all", Inputs(**given))
 
 
 def test_no_accepted_group_in_any_shard(tmp_path: Path, word_data: Path) -> None:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -9,6 +11,7 @@ from emotrace.models.load import load
 from emotrace.trace.batches import pad_left
 from emotrace.trace.biases import with_biases
 from emotrace.trace.plan import Edit, Plan
+from tests.models.test_weights import offloaded
 from tests.tiny import FAMILIES, MIXTURES, close, random_prompts, tiny_hf, tiny_model, tiny_tokenizer, torch_model
 
 
@@ -129,6 +132,46 @@ def test_a_forward_that_someone_replaced():
     model = load(hf, tokenizer=tiny_tokenizer())
     with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.o_proj has a forward of its own"):
         with_biases(model, pushed(model))
+
+
+def test_a_forward_that_someone_replaced_after_nnsight():
+    model = tiny_model("llama")
+    mlp = torch_model(model).model.layers[0].mlp
+    before = mlp.forward
+    mlp.forward = lambda x: 2 * before(x)
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp has a forward of its own"):
+        with_biases(model, pushed(model))
+
+
+def test_hooks_of_accelerate_that_came_after_nnsight():
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    model = tiny_model("llama")
+    for block in torch_model(model).model.layers:
+        add_hook_to_module(block, AlignDevicesHook("cpu"))
+    plan, (ids, given) = pushed(model), batch_of(model)
+    compiled = with_biases(model, plan)
+    assert not any("nnsight" in type(v).__module__ for m in compiled.modules() for v in m.__dict__.values())
+    assert compiled.model.layers[1]._old_forward.__self__ is compiled.model.layers[1]
+    with torch.no_grad():
+        expected = with_biases(tiny_model("llama"), plan)(ids, **given).logits
+        assert torch.equal(compiled(ids, **given).logits, expected)
+
+
+def test_weights_that_accelerate_offloads(tmp_path):
+    model = load(offloaded(tiny_hf("llama"), tmp_path), tokenizer=tiny_tokenizer())
+    with pytest.raises(ModelError, match="not all in memory"):
+        with_biases(model, pushed(model))
+
+
+def test_a_compiled_model_is_pickled():
+    model = tiny_model("llama")
+    compiled, (ids, given) = with_biases(model, pushed(model)), batch_of(model)
+    again = pickle.loads(pickle.dumps(compiled))
+    with torch.no_grad():
+        assert torch.equal(again(ids, **given).logits, compiled(ids, **given).logits)
+    with pytest.raises(ModelError, match="would lose the biases"):
+        again.save_pretrained("nowhere")
 
 
 def test_a_users_own_hooks_come_along():

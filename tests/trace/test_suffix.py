@@ -80,6 +80,29 @@ def test_gradient_is_the_limit_of_injection(readout):
     assert all(p.grad is None for p in torch_model(model).parameters())
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("window", range(7, 13))
+def test_near_the_window_of_sliding_attention(family, window):
+    model = tiny_model(family)
+    model.nn._module.config.sliding_window = window
+    for module in model.nn._module.modules():
+        if getattr(module, "sliding_window", None):
+            module.sliding_window = window
+    prompts = [[9, 8, 7, 9, 8, *ids] for ids in ([10, 11, 12, 13, 14], [10, 12], [11, 12, 13, 9])]
+    vectors, reference = random(1, 3, 2, 32, seed=1), random(1, 32, seed=2)
+    sizes = random(1, 3, 2, seed=3).abs()
+    together = injected_shifts(model, [prompts], vectors, sizes, reference, "residual")
+    apart = sum(injected_shifts(model, [[prompt]], vectors, sizes, reference, "residual") for prompt in prompts)
+    assert close(together, apart, 1e-6)
+    nothing = torch.zeros(32, dtype=torch.float64)
+    moved = [
+        full_pass(model, p, 1, "attn", sizes[0, 1, 0] * vectors[0, 1, 0], "residual")
+        - full_pass(model, p, 1, "attn", nothing, "residual")
+        for p in prompts
+    ]
+    assert close(together[1, 0, 0, 0], sum(moved) @ reference[0], 1e-6)
+
+
 def test_variants_stand_side_by_side_where_attention_lets_them():
     assert all(side_by_side(tiny_model(family), 9) for family in FAMILIES)
     model = tiny_model("gemma2")
