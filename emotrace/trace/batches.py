@@ -12,15 +12,13 @@ DEFAULT_BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Left-padded ids. ``rows`` are positions in the list the batch was cut from.
+    """Left-padded ids.
 
     Attributes:
-        rows: ``[B]`` indices.
         ids: int64 ``[B, T]``.
         mask: int64 ``[B, T]``, 1 where a token is not padding.
     """
 
-    rows: tuple[int, ...]
     ids: torch.Tensor
     mask: torch.Tensor
 
@@ -30,7 +28,7 @@ class TokenBatch:
         return (self.mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def pad_left(sequences: Sequence[Sequence[int]], pad_token: int, rows: Sequence[int] | None = None) -> TokenBatch:
+def pad_left(sequences: Sequence[Sequence[int]], pad_token: int) -> TokenBatch:
     """Sequences of ids as one left-padded batch."""
     width = max(len(ids) for ids in sequences)
     ids = torch.full((len(sequences), width), pad_token, dtype=torch.long)
@@ -38,7 +36,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_token: int, rows: Sequence[
     for row, sequence in enumerate(sequences):
         ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
         mask[row, width - len(sequence) :] = 1
-    return TokenBatch(tuple(rows if rows is not None else range(len(sequences))), ids, mask)
+    return TokenBatch(ids, mask)
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[tuple[int, ...]]:

@@ -26,7 +26,6 @@ class SplitBatch:
     """Rows cut at one depth d (0 where they share too little): distinct beginnings, and what comes after, left-padded.
 
     Attributes:
-        rows: ``[B]`` indices of the rows in the list that the batch was cut from.
         head: int64 ``[U, d]``, the distinct beginnings; nothing is padded in them.
         pick: int64 ``[B]``, the beginning of each row.
         ids: int64 ``[B, S]``, what comes after.
@@ -34,7 +33,6 @@ class SplitBatch:
         tokens: tokens that are computed.
     """
 
-    rows: tuple[int, ...]
     head: torch.Tensor
     pick: torch.Tensor
     ids: torch.Tensor
@@ -62,7 +60,6 @@ def split(
     sequences: Sequence[Sequence[int]],
     apart: Sequence[int] | int = 1,
     *,
-    rows: Sequence[int] | None = None,
     room: int = 0,
     share: bool = True,
 ) -> SplitBatch:
@@ -72,7 +69,6 @@ def split(
         model: whose pad token is used, and whose attention says whether rows can be cut.
         sequences: token ids of each row.
         apart: tokens at the end of each row that have to be computed with the row (those that are read or edited).
-        rows: indices of the rows, for the one who puts results back in order.
         room: tokens that will follow.
         share: False leaves every row whole.
     """
@@ -82,11 +78,11 @@ def split(
     depth = _depth(sequences, deepest, longest) if share and cut_anywhere(model, longest + room) else 0
     heads = [tuple(ids[:depth]) for ids in sequences]
     order = {head: n for n, head in enumerate(dict.fromkeys(heads))}
-    rest = pad_left([ids[depth:] for ids in sequences], model.pad_token, rows)
+    rest = pad_left([ids[depth:] for ids in sequences], model.pad_token)
     head = torch.tensor([*order], dtype=torch.long).reshape(len(order), depth)
     mask = torch.cat([torch.ones(len(sequences), depth, dtype=torch.long), rest.mask], 1)
     tokens = head.numel() + int(rest.mask.sum())
-    return SplitBatch(rest.rows, head, torch.tensor([order[h] for h in heads]), rest.ids, mask, tokens)
+    return SplitBatch(head, torch.tensor([order[h] for h in heads]), rest.ids, mask, tokens)
 
 
 def _depth(sequences: Sequence[Sequence[int]], deepest: int, longest: int) -> int:
