@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import costs, discovery, fresh, generation, gpu, growth, loops, overhead, record, shapes, timing
+from benchmarks.__main__ import NAMES
 from benchmarks.contenders import Task
 from benchmarks.shapes import Shape
 from benchmarks.timing import in_turn, peak_during, ratios, resident, spread
@@ -96,7 +97,7 @@ def test_generation(results, monkeypatch):
     monkeypatch.setattr(shapes, "SMALL", Shape(2, 32, 4, 80))
     generation.main(batches=(2,), length=5, new_tokens=4, rounds=1, fewer=1, peers=())
     (table,) = (value for name, value in kept(results, "generation").items() if name.startswith("Prompts"))
-    assert [row["generation"] for row in table] == ["steered", "compiled", "steered, static cache"]
+    assert [row["generation"] for row in table] == ["steered", "compiled", "plain, again", "steered, static cache"]
     assert all(row["tokens that differ"] == 0 for row in table)
 
 
@@ -118,6 +119,13 @@ def test_a_process_that_fails_is_told():
 def test_gpu_says_that_there_is_none(results):
     assert gpu.main() == "gpu: skipped, there is no GPU on this machine"
     assert not results.exists()
+
+
+def test_results_of_every_benchmark_are_kept_in_the_repository():
+    folder = Path(record.__file__).parent / "results"
+    for name in (*NAMES, "remote"):
+        if name != "gpu":
+            assert (folder / f"{name}.json").is_file(), name
 
 
 @pytest.mark.parametrize("module", [costs, discovery, record, timing])
