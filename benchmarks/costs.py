@@ -6,6 +6,7 @@ Bytes are of the numbers themselves, before compression; tests compare the formu
 from collections.abc import Mapping
 
 from emotrace.models.architectures import Sizes
+from emotrace.trace.resample import resampled_bytes
 
 HOSTED: Mapping[str, Sizes] = {
     "Llama-3.1-8B": Sizes(32, 32, 8, 128, 4096, 14336, 128256),
@@ -21,8 +22,7 @@ FLOAT64, FLOAT32, HALF = 8, 4, 2
 
 def capture_bytes(sizes: Sizes, conditions: int = CONDITIONS) -> int:
     """Sums of the four sites and of the states' root mean square, at two places, in float64: each request."""
-    width = sizes.heads * sizes.head_width + sizes.neurons + 2 * sizes.width + 2
-    return 2 * conditions * sizes.layers * width * FLOAT64
+    return resampled_bytes(sizes, conditions, 0)
 
 
 def states_bytes(sizes: Sizes, states: int = EMOTIONS * SCENARIOS) -> int:

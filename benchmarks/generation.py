@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 import emotrace as et
 from benchmarks import contenders, shapes
 from benchmarks.contenders import Task
 from benchmarks.loops import hooked
-from benchmarks.overhead import Results, task_of
+from benchmarks.overhead import Results, saved, task_of
 from benchmarks.peers.client import Peer
 from benchmarks.record import keep
 from benchmarks.timing import in_turn, ratios, spread
 from emotrace.trace.biases import with_biases
+from emotrace.trace.generate import CACHES
 
 PEERS = ("repeng", "steering_vectors")
-STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
 def circuit_like(model: et.Model, tokens: str) -> et.Plan:
@@ -95,7 +94,7 @@ def measure(task: Task, rounds: int, fewer: int, peers: tuple[str, ...]) -> list
         "plain, again": plain(shapes.gpt2(shapes.SMALL)),
         "steered": steered(reply),
     }
-    static = {"plain, static cache": plain(hf, **STATIC), "steered, static cache": steered(reply, "static")}
+    static = {"plain, static cache": plain(hf, **CACHES["static"]), "steered, static cache": steered(reply, "static")}
     seconds = in_turn({name: results.here(name, "generate", call) for name, call in calls.items()}, rounds)
     seconds |= in_turn({name: results.here(name, "generate", call) for name, call in static.items()}, fewer)
     expected = {
@@ -111,8 +110,8 @@ def measure(task: Task, rounds: int, fewer: int, peers: tuple[str, ...]) -> list
         assert differing == 0, f"{name}: {differing:.1%} of the tokens are not those expected"
         rows.append(row(task, name, seconds[name], seconds[base], base, differing))
     with tempfile.TemporaryDirectory() as scratch:
-        for name in peers:
-            rows.append(of_peer(name, task, hf, Path(scratch), fewer))
+        files = saved(hf, task, Path(scratch))
+        rows += [of_peer(name, task, hf, files, fewer) for name in peers]
     return rows
 
 
@@ -131,13 +130,9 @@ def row(task: Task, name: str, mine: list[float], plain: list[float], against: s
     }
 
 
-def of_peer(name: str, task: Task, hf: Any, scratch: Path, rounds: int) -> dict[str, Any]:
+def of_peer(name: str, task: Task, hf: Any, files: tuple[Path, Path, Path], rounds: int) -> dict[str, Any]:
     """A peer's row; its tokens are compared with hooks on the same model."""
-    folder, batch, vector = (scratch / part for part in ("model", "batch.safetensors", "vector.safetensors"))
-    if not folder.exists():
-        shapes.folder_of(hf, folder)
-        save_file({"ids": task.ids, "mask": torch.ones_like(task.ids)}, batch)
-        save_file({"vector": task.vector}, vector)
+    folder, batch, vector = files
     results, given = Results(), {"new_tokens": task.new_tokens}
     with Peer(name) as peer:
         peer.call("load", folder=folder, batch=batch, threads=torch.get_num_threads())

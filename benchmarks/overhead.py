@@ -37,6 +37,14 @@ def task_of(shape: Shape, batch: int, length: int, new_tokens: int) -> Task:
     return Task(ids, shape.layers // 2, vector, new_tokens)
 
 
+def saved(module: Any, task: Task, scratch: Path) -> tuple[Path, Path, Path]:
+    """Files for peers: the model's folder, the batch, the vector that is added."""
+    batch, vector = scratch / "batch.safetensors", scratch / "vector.safetensors"
+    save_file({"ids": task.ids, "mask": torch.ones_like(task.ids)}, batch)
+    save_file({"vector": task.vector}, vector)
+    return shapes.folder_of(module, scratch / "model"), batch, vector
+
+
 class Results:
     """The last result of each contender and operation, for the comparison."""
 
@@ -79,10 +87,7 @@ def measure(shape: Shape, rounds: int, peers: tuple[str, ...], **sizes: int) -> 
     task, results = task_of(shape, **sizes), Results()
     rows = []
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as processes:
-        folder = shapes.folder_of(shapes.gpt2(shape), Path(scratch) / "model")
-        batch, vector = Path(scratch) / "batch.safetensors", Path(scratch) / "vector.safetensors"
-        save_file({"ids": task.ids, "mask": torch.ones_like(task.ids)}, batch)
-        save_file({"vector": task.vector}, vector)
+        folder, batch, vector = saved(shapes.gpt2(shape), task, Path(scratch))
         others = {name: processes.enter_context(Peer(name)) for name in peers}
         for peer in others.values():
             peer.call("load", folder=folder, batch=batch, threads=torch.get_num_threads())

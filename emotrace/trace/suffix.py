@@ -140,6 +140,5 @@ def blind_to_each_other(mask: torch.Tensor, width: int, dtype: torch.dtype) -> t
     prefix = mask[:, None, :-1].bool().expand(-1, width, -1)
     itself = torch.eye(width, dtype=torch.bool, device=mask.device).expand(len(mask), -1, -1)
     hidden = ~torch.cat([prefix, itself], -1)
-    return torch.zeros(hidden.shape, dtype=dtype, device=mask.device).masked_fill(hidden, torch.finfo(dtype).min)[
-        :, None
-    ]
+    added = torch.zeros(hidden.shape, dtype=dtype, device=mask.device).masked_fill(hidden, torch.finfo(dtype).min)
+    return added[:, None]
