@@ -1,12 +1,27 @@
 """The comparison: can the circuit alone make the model speak with the emotion, and can anything else of its size?"""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from emotrace.errors import DataError
+from emotrace.judges.base import Reply
 from emotrace.judges.fluency import words
+from emotrace.judges.likelihood import LikelihoodJudge
 from emotrace.runner import Run, protocol
+from emotrace.steps.agreement import agreement_by_arm
 from emotrace.steps.circuit import EmotionCircuit
-from emotrace.steps.control import ARMS, DESCRIPTIONS, Arms, Setting, Tried, choose, most_accurate, spread_draws, tried
+from emotrace.steps.control import (
+    ARMS,
+    DESCRIPTIONS,
+    Arms,
+    Setting,
+    Tried,
+    choose,
+    frontiers,
+    most_accurate,
+    spread_draws,
+    tried,
+)
 from emotrace.steps.directions import Differences, emotion_directions
 from emotrace.steps.evaluate import (
     JudgedReply,
@@ -17,6 +32,7 @@ from emotrace.steps.evaluate import (
     paired_accuracy,
     to_records,
 )
+from emotrace.steps.leakage import anti_steerable, off_target
 from emotrace.trace.capture import Statistics
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 4.0, 8.0)
@@ -39,13 +55,17 @@ def control(
     residual_depths: tuple[str, ...] = DEPTHS,
     fluency_bar: float = 0.1,
     max_new_tokens: int = 64,
+    agreement_scenarios: int = 10,
+    frontier_limit: float = 1.0,
 ) -> dict[str, Any]:
     """Steer neutral prompts of held-out scenarios with every arm and let a blind judge name the emotion (Table 3).
 
     Every arm that has a strength is tuned on validation scenarios, on the same number of replies, for accuracy within
     `fluency_bar` nats per token of prompted replies; then each makes one reply per test scenario and emotion. Random
     arms spread these over `draws` draws; with `full` each draw makes all of them. `residual_depths` are ranges of depth
-    in (0, 1].
+    in (0, 1]. Judges of other kinds are compared with the blind one: by structure over all replies, by likelihood over
+    those to the first `agreement_scenarios` test scenarios (0: none). `frontier_limit` is the largest fluency gap, in
+    nats per token, in the area under success.
     """
     built = run.open("circuit", "circuit", EmotionCircuit)
     statistics = run.open("directions", "statistics", Statistics)
@@ -78,6 +98,7 @@ def control(
         )
 
     reference = replies("prompting", "validation", validation_scenarios, None, "validation_prompting", False)
+    plain = replies("unsteered", "validation", validation_scenarios, None, "validation_unsteered", False)
     trials: list[Tried] = []
     settings: dict[str, Setting | None] = {"unsteered": None, "prompting": None}
     for arm, grid in grids.items():
@@ -95,8 +116,11 @@ def control(
     summaries: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         chosen = settings[arm]
+        steered = None if arm == "unsteered" else anti_steerable(made[arm], made["unsteered"], seed=run.seed)
         summaries[arm] = {
             **arm_summary(made[arm], made["prompting"], seed=run.seed, lexicon=lexicon),
+            "off_target": off_target(made[arm], seed=run.seed),
+            "anti_steerable": steered,
             "description": DESCRIPTIONS[arm],
             "strength": chosen.strength if chosen else None,
             "write_fraction_of_residual_norm": arms.write_fraction(arm, chosen),
@@ -119,16 +143,42 @@ def control(
             name: {"difference": p.difference, "ci": [p.interval.low, p.interval.high], "p": p.p}
             for name, p in paired.items()
         },
+        "agreement": _agreement(run, [r for arm in ARMS for r in made[arm]], agreement_scenarios),
+        "frontier": frontiers(
+            trials, {"unsteered": plain, "prompting": reference}, limit=frontier_limit, seed=run.seed
+        ),
         "tuning": [{"arm": t.arm, **_record(t), "n": t.n, "chosen": t.setting == settings[t.arm]} for t in trials],
         "settings": {
             "tokens": tokens,
             "fluency_bar": fluency_bar,
+            "frontier_limit_nats": frontier_limit,
             "draws": draws,
             "full": full,
             "validation_replies_per_setting": len(reference),
             "matched_shortfall": sum(arms.controls.shortfall(arms.drawn("random_matched", d)) for d in range(draws)),
         },
     }
+
+
+def _agreement(run: Run, replies: Sequence[JudgedReply], scenarios: int) -> dict[str, Any] | None:
+    """How far the judges agree; the one by likelihood, which costs passes, judges the first test scenarios only."""
+    first = {scenario.skeleton_id for scenario in run.data.test[:scenarios]}
+    rows = [row for row, reply in enumerate(replies) if reply.skeleton_id in first]
+    judge = LikelihoodJudge(run.model, run.concepts, batch_tokens=run.batch_tokens, ledger=run.ledger)
+    read = judge.judge([Reply(replies[row].reply, replies[row].scenario, replies[row].event) for row in rows])
+    verdicts = dict(zip(rows, read, strict=True))
+    labels: dict[str, list[str | None]] = {run.structure.name: [reply.second for reply in replies]}
+    if verdicts:
+        labels[judge.name] = [verdicts[row].label if row in verdicts else None for row in range(len(replies))]
+    labels[run.judge.name] = [reply.label for reply in replies]  # of the same name as another: not compared with itself
+    run.write_records(
+        judge.name,
+        [
+            {"row": row, "arm": replies[row].arm, "label": verdict.label, "scores": dict(verdict.scores)}
+            for row, verdict in verdicts.items()
+        ],
+    )
+    return agreement_by_arm(replies, labels, seed=run.seed) if len(labels) > 1 else None
 
 
 def _record(trial: Tried) -> dict[str, Any]:

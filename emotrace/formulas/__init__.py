@@ -1,1 +1,1 @@
-"""Mathematics that knows no model: torch, numpy and scipy only."""
+"""Mathematics that knows no model."""

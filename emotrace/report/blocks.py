@@ -1,8 +1,8 @@
 """What a section of the page is made of: plain data that the templates lay out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from markupsafe import Markup
 
@@ -86,7 +86,42 @@ class Fold:
     is_open: bool = False
 
 
-Block = Text | Drawing | Table | Facts | Exchange | Fold
+@dataclass(frozen=True)
+class Choice:
+    """A group of radio buttons: what it chooses, its options in words, the place of the one chosen at first."""
+
+    name: str
+    legend: str
+    options: tuple[str, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What a reader explores by choice of emotion, budget and strength.
+
+    Attributes:
+        choices: emotion, budget, strength.
+        drawings: one per emotion.
+        layers: rows of the map of heads.
+        heads: its columns, heads per layer.
+        listed: how many heads and neurons the tables hold at most.
+        exchanges: the scenarios answered.
+        data: every text that a choice may show, made for people: see ``emotrace.report.sections.explorer``. The page
+            carries it as JSON, and shows the choice at the start without a script.
+    """
+
+    kind: ClassVar[str] = "explorer"
+    choices: tuple[Choice, Choice, Choice]
+    drawings: tuple[Drawing, ...]
+    layers: int
+    heads: int
+    listed: int
+    exchanges: tuple[Exchange, ...]
+    data: Mapping[str, Any]
+
+
+Block = Text | Drawing | Table | Facts | Exchange | Fold | Explorer
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emotrace.report.loading import RunFiles
-from emotrace.report.wording import interval, listed, number, percent, share_with_interval, signed, span
+from emotrace.report.wording import interval, listed, number, p_value, percent, share_with_interval, signed, span
 
 MOST_OF_A_KIND = 0.05
 MOST_IN_UNION = 0.20
@@ -43,6 +43,8 @@ def claims(run: RunFiles) -> tuple[Claim, ...]:
                 circuit["union_share"] <= MOST_IN_UNION,
             )
         )
+    if run.has("quality"):
+        found += _quality_claims(run.stage("quality"))
     return tuple(found)
 
 
@@ -106,11 +108,29 @@ def _control_claims(control: Mapping[str, Any]) -> list[Claim]:
     return found
 
 
+def _quality_claims(quality: Mapping[str, Any]) -> list[Claim]:
+    """Necessity and sufficiency at the last prompt token, against random circuits."""
+    found = []
+    for key, claim in (
+        ("necessity", "Without the circuit the reading falls further than without random components (p at most 0.05)"),
+        ("sufficiency", "The circuit alone keeps more of the reading than random components (p at most 0.05)"),
+    ):
+        part = quality["tokens"]["last"][key]
+        if "undefined" in part:
+            found.append(Claim(claim, part["undefined"], False))
+            continue
+        values = f"{number(round(part['circuit'], 3))} against {number(round(part['random_mean'], 3))}"
+        found.append(Claim(claim, f"f {values}, {p_value(part['p'])}", part["p"] <= 0.05))
+    return found
+
+
 def findings(run: RunFiles) -> tuple[str, ...]:
     """The first screen's sentences: what was found and how sure it is."""
     sentences: list[str] = []
     if run.has("control") and "circuit" in run.stage("control")["arms"]:
         sentences += _steering(run)
+    if run.has("quality"):
+        sentences.append(_evidence(run.stage("quality")))
     if run.has("ablate"):
         sentences.append(_necessity(run.stage("ablate")["curves"]))
     if run.has("directions"):
@@ -179,4 +199,19 @@ def _depth(directions: Mapping[str, Any], emotions: int) -> str:
     return (
         f"Emotions separate with depth: a state's emotion is named rightly {percent(values[0], 0)} of the time after "
         f"the first layer and {percent(values[-1], 0)} after the last (chance {percent(1 / emotions, 0)})."
+    )
+
+
+def _evidence(summary: Mapping[str, Any]) -> str:
+    """What the circuit is worth by ablation, beside random ones."""
+    last = summary["tokens"]["last"]
+    alone, removed = last["sufficiency"], last["necessity"]
+    if "undefined" in alone or "undefined" in removed:
+        return ""
+    return (
+        f"Without its circuit an emotion's reading keeps {percent(removed['circuit'], 0)} of its strength, without "
+        f"random components of that number {percent(removed['random_mean'], 0)} ({p_value(removed['p'])}, "
+        f"{removed['draws']} draws); the circuit alone carries {percent(alone['circuit'], 0)} of it at the last prompt "
+        f"token, random ones {percent(alone['random_mean'], 0)} ({p_value(alone['p'])})"
+        + ("." if alone["circuit"] >= 0.5 else ", so it is needed, but far from all that is.")
     )

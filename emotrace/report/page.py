@@ -1,7 +1,9 @@
 """The report of a run: one HTML file that opens from disk, with everything inside it."""
 
+import base64
 import re
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,12 +16,14 @@ from emotrace.report.blocks import Drawing
 from emotrace.report.claims import claims, findings
 from emotrace.report.figures import save_figure
 from emotrace.report.figures.style import INK, PAPER, RULE
-from emotrace.report.loading import RunFiles, inputs_hash, load_run
+from emotrace.report.loading import REPORT_FOLDER, RunFiles, inputs_hash, load_run
 from emotrace.report.sections import build_sections
 
 REPORT = "report.html"
+SCRIPT = "explorer.js"
 _MARK = re.compile(rb'<meta name="emotrace-inputs" content="([0-9a-f]{64})">')
 _PIXELS_PER_POINT = 1.5
+_HUNDREDTHS = re.compile(r"(\.\d\d)\d+")
 
 
 def write_report(folder: str | Path) -> Path:
@@ -67,8 +71,12 @@ def render(run: RunFiles, made_of: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html.j2")
-    return template.render(
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    explores = any(block.kind == "explorer" for section in sections for block in section.blocks)
+    script = Markup((REPORT_FOLDER / "templates" / SCRIPT).read_text(encoding="utf-8") if explores else "")
+    return environment.get_template("page.html.j2").render(
+        policy=content_policy(script),
+        script=script,
         run=run,
         made_of=made_of,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -79,8 +87,23 @@ def render(run: RunFiles, made_of: str) -> str:
     )
 
 
+def content_policy(script: str) -> str:
+    """What a browser may load for the page: nothing but its own styles and images, and run: this script, if any.
+
+    ``script`` is named by its SHA-256, so that no other script runs, whatever a generated text smuggles into the page.
+    """
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+    allowed += ["base-uri 'none'", "form-action 'none'"]
+    if script:
+        digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+        allowed.append(f"script-src 'sha256-{digest}'")
+    return "; ".join(allowed)
+
+
 def inline_svg(svg: str, name: str) -> Markup:
     """An SVG file's drawing as a fragment for the page: own ids, the page's ink and rules, no background, no URL.
+
+    Coordinates are cut to hundredths of a point, and white space between elements is left out: nobody sees either.
 
     Args:
         svg: text that matplotlib wrote; its labels are escaped there.
@@ -94,6 +117,8 @@ def inline_svg(svg: str, name: str) -> Markup:
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r">\s+<", "><", body)
+    body = re.sub(r'\s(?:d|x|y)="[^"]*"', lambda found: _HUNDREDTHS.sub(r"\1", found[0]), body)
     for placeholder, value in ((INK, "currentColor"), (RULE, "var(--rule)"), (PAPER, "none")):
         body = body.replace(placeholder, value)
     return Markup(body)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emotrace.report.blocks import Facts
+from emotrace.report.blocks import Facts, Text
+from emotrace.report.loading import RunFiles
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -57,6 +58,11 @@ def span(counts: Sequence[int]) -> str:
     """``3`` when all are equal, else ``2–5``."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def absent(run: RunFiles, stage: str, what: str) -> Text:
+    """What a stage's summary lacks because an earlier version wrote it, and the command that measures it."""
+    return Text(f"This run does not hold {what}; measure it with: {run.command(stage)}", "bad")
 
 
 def facts(value: Mapping[str, Any]) -> Facts:

@@ -160,20 +160,22 @@ def assemble(
             f"the scores are of a model with {scored} layers, heads and neurons a layer, this one has "
             f"{(sizes.layers, sizes.heads, sizes.neurons)}; score it first (models of equal sizes are not told apart)"
         )
-    chosen: dict[str, dict[str, list[Component]]] = {}
-    for e, emotion in enumerate(scores.emotions):
-        chosen[emotion] = {
-            site: _fill(scores.at(site)[e], influence.values[e, :, sublayer].numpy(), budget, allocation)
-            for sublayer, (site, budget) in enumerate((("heads", heads), ("neurons", neurons)))
+    budgets = {"heads": heads, "neurons": neurons}
+    chosen = chosen_components(scores, influence, budgets, allocation)
+    return from_components(wrapped, differences, chosen, budgets=budgets, allocation=allocation, method=scores.method)
+
+
+def chosen_components(
+    scores: Scores, influence: Influence, budgets: Mapping[str, int], allocation: str
+) -> dict[str, dict[str, list[Component]]]:
+    """What :func:`assemble` puts in a circuit: emotion -> site -> (layer, index) pairs."""
+    return {
+        emotion: {
+            site: _fill(scores.at(site)[e], influence.values[e, :, sublayer].numpy(), budgets[site], allocation)
+            for sublayer, site in enumerate(SITES)
         }
-    return from_components(
-        wrapped,
-        differences,
-        chosen,
-        budgets={"heads": heads, "neurons": neurons},
-        allocation=allocation,
-        method=scores.method,
-    )
+        for e, emotion in enumerate(scores.emotions)
+    }
 
 
 def from_components(

@@ -30,7 +30,7 @@ class Scores(Artifact):
 
     Attributes:
         emotions: E names.
-        method: one of ``METHODS``.
+        method: one of ``METHODS``, or another step's name for its own.
         heads: float64 ``[E, L, H]``.
         neurons: float64 ``[E, L, F]``; F is 0 for a mixture of experts.
     """

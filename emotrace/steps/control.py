@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emotrace.errors import DataError
+from emotrace.formulas.frontier import area_within, on_frontier
 from emotrace.models.traced import Model
 from emotrace.steps.circuit import EmotionCircuit, add
 from emotrace.steps.directions import Differences, Directions
@@ -195,3 +196,33 @@ def tried(
 ) -> Tried:
     """Validation replies of one setting, summed up."""
     return Tried(arm, setting, accuracy(replies, seed).estimate, fluency_gap(replies, prompted), len(replies))
+
+
+def frontiers(
+    tried: Sequence[Tried], fixed: Mapping[str, Sequence[JudgedReply]], *, limit: float, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Per arm, its settings' accuracy against fluency gap on validation, as JSON.
+
+    ``on_frontier`` marks settings of an arm that none of its others beats; ``area`` is the best accuracy within an
+    allowed gap, averaged over allowed gaps from 0 to ``limit`` nats per token (:mod:`emotrace.formulas.frontier`).
+    ``fixed`` are validation replies of the arms without a setting, "prompting" among them, which is the reference.
+    """
+    arms: dict[str, list[tuple[dict[str, Any], float, float | None]]] = {
+        arm: [({"strength": None}, accuracy(replies, seed).estimate, fluency_gap(replies, fixed["prompting"]))]
+        for arm, replies in fixed.items()
+    }
+    for trial in tried:
+        arms.setdefault(trial.arm, []).append((trial.setting.to_record(), trial.accuracy, trial.fluency_gap_nats))
+    return {arm: _frontier(points, limit) for arm, points in arms.items()}
+
+
+def _frontier(points: Sequence[tuple[dict[str, Any], float, float | None]], limit: float) -> dict[str, Any]:
+    accuracies, gaps = [accuracy for _, accuracy, _ in points], [gap for _, _, gap in points]
+    marks = on_frontier(accuracies, gaps)
+    return {
+        "points": [
+            {**setting, "accuracy": accuracy, "gap": gap, "on_frontier": mark}
+            for (setting, accuracy, gap), mark in zip(points, marks, strict=True)
+        ],
+        "area": area_within(accuracies, gaps, limit=limit),
+    }

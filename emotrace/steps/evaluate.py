@@ -11,7 +11,7 @@ from emotrace.data.concepts import NEUTRAL, ConceptSet
 from emotrace.data.prompts import prompt
 from emotrace.data.sev import Group, Scenario
 from emotrace.formulas.statistics import Interval, PairedDifference, paired_difference, proportion_interval
-from emotrace.judges.base import ABSTAIN, INCOHERENT, Judge, Reply
+from emotrace.judges.base import ABSTAIN, INCOHERENT, Judge, Reply, Verdict
 from emotrace.judges.fluency import measure
 from emotrace.ledger import Ledger
 from emotrace.models.load import as_model
@@ -31,12 +31,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one reply is made: a task, a plan, and whether the prompt names the emotion or is the neutral one."""
+    """How one reply is made.
+
+    Attributes:
+        task: what is asked for.
+        plan: edits on the way.
+        prompted: whether the prompt asks for the emotion, or is the neutral one.
+        draw: the random draw it belongs to.
+        instruction: asks in place of the named instruction, where the prompt asks.
+    """
 
     task: Task
     plan: Plan
     prompted: bool = False
     draw: int = 0
+    instruction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class JudgedReply:
         structure: accepted by the structural judge, or None without one.
         nll: nats per token under the unsteered model given the emotion's prompt, or None for an empty reply.
         stopped: the model ended the reply itself.
+        score: the judge's score of the emotion asked for, or None where it gives none.
+        second: the structural judge's verdict, or None without one.
     """
 
     arm: str
@@ -64,11 +75,18 @@ class JudgedReply:
     structure: bool | None
     nll: float | None
     stopped: bool
+    score: float | None = None
+    second: str | None = None
 
     @property
     def correct(self) -> bool:
         """Judged as the emotion asked for; abstentions and incoherent replies are not."""
         return self.label == self.emotion
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """What replies of several arms to the same task have in common."""
+        return self.group_id, self.emotion
 
 
 def held_out_tasks(scenarios: Sequence[Scenario], concepts: ConceptSet, count: int) -> list[Task]:
@@ -94,15 +112,22 @@ def evaluate(
     concepts: ConceptSet,
     judge: Judge,
     *,
-    structure: Any = None,
+    structure: Judge | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
 ) -> list[JudgedReply]:
-    """Greedy replies of every attempt, in the order given, judged blind and scored under the unsteered model."""
+    """Greedy replies of every attempt, in the order given, judged blind and scored under the unsteered model.
+
+    ``structure`` is a second judge, which accepts a reply by giving no reasons against it
+    (:class:`emotrace.StructureJudge`).
+    """
     model = as_model(model)
     asked = [prompt(a.task.group, a.task.emotion, concepts) for a in attempts]
-    used = [p if a.prompted else prompt(a.task.group, NEUTRAL, concepts) for a, p in zip(attempts, asked, strict=True)]
+    used = [
+        prompt(a.task.group, a.task.emotion if a.prompted else NEUTRAL, concepts, instruction=a.instruction)
+        for a in attempts
+    ]
     asked_ids, used_ids = model.encode(asked), model.encode(used)
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "ledger": ledger}
     replies = generate_replies(
@@ -114,6 +139,7 @@ def evaluate(
         for a, reply in zip(attempts, replies, strict=True)
     ]
     verdicts = judge.judge(texts)
+    checks: Sequence[Verdict | None] = [None] * len(texts) if structure is None else structure.judge(texts)
     return [
         JudgedReply(
             arm,
@@ -126,11 +152,15 @@ def evaluate(
             attempt.task.emotion,
             reply.text,
             verdict.label,
-            None if structure is None else bool(structure.accepts(text)),
+            None if check is None else not check.reasons,
             nll,
             reply.stopped,
+            verdict.scores.get(attempt.task.emotion),
+            None if check is None else check.label,
         )
-        for attempt, reply, nll, text, verdict in zip(attempts, replies, likelihoods, texts, verdicts, strict=True)
+        for attempt, reply, nll, text, verdict, check in zip(
+            attempts, replies, likelihoods, texts, verdicts, checks, strict=True
+        )
     ]
 
 
@@ -144,10 +174,18 @@ def accuracy(replies: Sequence[JudgedReply], seed: int) -> Interval:
 
     Replies of several random draws are clustered by draw: what a draw happens to hold moves all of its replies at once.
     """
-    return proportion_interval([r.correct for r in replies], _clusters(replies), seed=seed)
+    return proportion_interval([r.correct for r in replies], clusters_of(replies), seed=seed)
 
 
-def _clusters(replies: Sequence[JudgedReply]) -> list[str]:
+def accuracy_second(replies: Sequence[JudgedReply], seed: int) -> Interval | None:
+    """The same by the second judge; None without one."""
+    checked = [r for r in replies if r.second is not None]
+    if not checked:
+        return None
+    return proportion_interval([r.second == r.emotion for r in checked], clusters_of(checked), seed=seed)
+
+
+def clusters_of(replies: Sequence[JudgedReply]) -> list[str]:
     """What is resampled: draws where there are several, else scenarios."""
     several = len({r.draw for r in replies}) > 1
     return [f"draw {r.draw}" if several else r.skeleton_id for r in replies]
@@ -155,8 +193,8 @@ def _clusters(replies: Sequence[JudgedReply]) -> list[str]:
 
 def fluency_gap(replies: Sequence[JudgedReply], prompted: Sequence[JudgedReply]) -> float | None:
     """Mean nats per token of ``replies`` minus that of prompted replies to the same tasks; None when all are empty."""
-    tasks = {(r.group_id, r.emotion) for r in replies}
-    reference = [r.nll for r in prompted if (r.group_id, r.emotion) in tasks and r.nll is not None]
+    tasks = {r.task for r in replies}
+    reference = [r.nll for r in prompted if r.task in tasks and r.nll is not None]
     values = [r.nll for r in replies if r.nll is not None]
     return float(np.mean(values) - np.mean(reference)) if values and reference else None
 
@@ -172,15 +210,18 @@ def arm_summary(
     text = measure([r.reply for r in replies], lexicon)
     labels = Counter(r.label for r in replies)
     checked = [r.structure for r in replies if r.structure is not None]
-    whole = accuracy(replies, seed)
+    whole, second = accuracy(replies, seed), accuracy_second(replies, seed)
     return {
         "accuracy": whole.estimate,
         "accuracy_ci": [whole.low, whole.high],
+        "accuracy_second": second.estimate if second else None,
+        "accuracy_second_ci": [second.low, second.high] if second else None,
         "by_emotion": _by(replies, "emotion", seed),
         "by_valence": _by(replies, "valence", seed),
         "fluency_gap_nats": fluency_gap(replies, prompted),
         "structure_accepted": float(np.mean(checked)) if checked else None,
         "repetition": text.repetition,
+        "distinct_1": text.distinct_1,
         "distinct_2": text.distinct_2,
         "nonwords": text.nonwords,
         "length": text.length,
@@ -210,10 +251,10 @@ def paired_accuracy(a: Sequence[JudgedReply], b: Sequence[JudgedReply], *, seed:
 
     ``a`` holds one reply per task; each reply of ``b`` is paired with the one to its task.
     """
-    mine = {(r.group_id, r.emotion): r.correct for r in a}
-    theirs = [r for r in b if (r.group_id, r.emotion) in mine]
+    mine = {r.task: r.correct for r in a}
+    theirs = [r for r in b if r.task in mine]
     return paired_difference(
-        [mine[r.group_id, r.emotion] for r in theirs], [r.correct for r in theirs], _clusters(theirs), seed=seed
+        [mine[r.task] for r in theirs], [r.correct for r in theirs], clusters_of(theirs), seed=seed
     )
 
 

@@ -1,6 +1,7 @@
 """How well the emotions of a prompt can be told from the residual stream, layer by layer."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -56,3 +57,36 @@ def cosines(vectors: torch.Tensor) -> list[list[float]]:
     """Cosine similarities of ``[E, D]`` vectors, ``[E][E]``."""
     units = unit(vectors)
     return [[round(value, 6) for value in row] for row in (units @ units.T).tolist()]
+
+
+def alignment(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Cosine of every direction with its emotion's reference: ``[E, L, 2, D]`` and ``[E, D]`` to ``[E, L, 2]``."""
+    return torch.einsum("elpd,ed->elp", unit(vectors), unit(reference))
+
+
+def depth_similarity(vectors: torch.Tensor) -> torch.Tensor:
+    """Cosines between one emotion's directions at every two places, ``[E, L, 2, D]`` to ``[E, 2L, 2L]``.
+
+    Places run through the model: attention of layer 0, MLP of layer 0, attention of layer 1, and so on.
+    """
+    places = unit(vectors).flatten(1, 2)
+    return places @ places.mT
+
+
+def nearest_neighbours(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shares of states whose nearest other state has the same emotion, and the same scenario, each ``[K, 2]``.
+
+    Distances are Euclidean. Raises ``DataError`` for fewer than two states.
+    """
+    if len(states.states) < 2:
+        raise DataError(f"a nearest neighbour needs two states or more, got {len(states.states)}")
+    numbers = {cluster: number for number, cluster in enumerate(states.clusters)}
+    scenario = torch.tensor([numbers[cluster] for cluster in states.clusters])
+    found = torch.empty(2, *states.states.shape[1:3], dtype=torch.float64)
+    for layer, sublayer in product(*map(range, found.shape[1:])):  # one at a time: distances are N x N
+        values = states.states[:, layer, sublayer].double()
+        apart = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
+        at = apart.fill_diagonal_(torch.inf).argmin(-1)
+        for row, index in enumerate((states.label_index, scenario)):
+            found[row, layer, sublayer] = (index[at] == index).double().mean()
+    return found[0], found[1]

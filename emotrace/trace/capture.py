@@ -92,10 +92,12 @@ def capture(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ledger: Ledger | None = None,
+    name: str = "capture",
 ) -> Statistics:
     """Mean activations of every condition at all four sites, in one pass.
 
     Memory does not grow with the number of samples: the state is sums and counts, in float64 whatever the dtype.
+    ``name`` is the ledger's for this work.
 
     >>> import emotrace as et
     >>> model = et.load("bundled")
@@ -110,7 +112,7 @@ def capture(
     """
     wrapped = as_model(model)
     check_samples(wrapped, samples, conditions)
-    (found,) = captured(wrapped, samples, conditions, torch.ones(1, len(samples)), "capture", batch_tokens, ledger)
+    (found,) = captured(wrapped, samples, conditions, torch.ones(1, len(samples)), name, batch_tokens, ledger)
     return found
 
 

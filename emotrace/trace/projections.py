@@ -41,7 +41,23 @@ def projections(
         float64 ``[V, N]``.
     """
     made = {id(part): plan_of(part) for variant in variants for part in variant}
-    plans = [[made[id(part)] for part in variant] for variant in variants]
+    return plan_readings(model, batch, [[made[id(part)] for part in variant] for variant in variants], direction)
+
+
+def plan_readings(
+    model: Model, batch: TokenBatch, plans: Sequence[Plan | Sequence[Plan]], directions: torch.Tensor
+) -> torch.Tensor:
+    """Projections of the last token's final state (after the final norm) on directions, a forward pass for each plan.
+
+    Args:
+        model: any model.
+        batch: N prompts.
+        plans: V of them, each one plan for all prompts, or one for each.
+        directions: float64 ``[D]``, or several, ``[R, D]``.
+
+    Returns:
+        float64 ``[V, N]``, or ``[V, N, R]``.
+    """
     final_norm = model.final_norm
     with model.lock, model.session():
         found = nnsight.save([])
@@ -50,6 +66,6 @@ def projections(
                 with torch.no_grad():
                     apply(model, plan)
                     state = final_norm.output[:, -1].double()
-                    found.append((state @ direction.to(state.device)).cpu())
+                    found.append(torch.inner(state, directions.to(state.device)).cpu())
     model.count(curve_tokens=len(plans) * int(batch.mask.sum()))
     return torch.stack(found)

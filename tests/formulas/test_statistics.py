@@ -138,18 +138,3 @@ def test_paired_shares_at_the_edge_keep_a_width():
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(DataError, match=message):
         call()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("share", [0.5, 0.8, 0.95, 0.99])
-@pytest.mark.parametrize("correlation", [0.05, 0.3])
-def test_intervals_cover(share, correlation):
-    rng = np.random.default_rng(int(1000 * share))
-    clusters = np.repeat(np.arange(60), 6)
-    total = 1 / correlation - 1
-    covered = 0
-    for seed in range(400):
-        chance = rng.beta(share * total, (1 - share) * total, size=60)[clusters]
-        result = proportion_interval(rng.random(360) < chance, clusters, seed=seed, draws=1000)
-        covered += result.low <= share <= result.high
-    assert covered / 400 >= 0.92

@@ -32,6 +32,20 @@ SMALL = {
     "control.strengths": "0.5,1",
     "control.residual_alphas": "4",
     "control.residual_depths": "0.39-0.72",
+    "control.agreement_scenarios": "2",
+    "quality.scenarios": "3",
+    "quality.ablations": "mean,resample",
+    "quality.shares": "0.02",
+    "quality.draws": "2",
+    "quality.curve_draws": "1",
+    "quality.subsets": "1",
+    "quality.heads": "2",
+    "quality.judged_scenarios": "2",
+    "stability.draws": "3",
+    "stability.wording_scenarios": "3",
+    "explore.sizes": "1",
+    "explore.strengths": "1",
+    "explore.scenarios": "2",
 }
 """Enough of sev-mini that every stage has work to do."""
 

@@ -70,7 +70,29 @@ def directions() -> dict[str, Any]:
         },
         "cosines": cosines.tolist(),
         "reference_layers": [5, 6],
+        "norms": {site: (np.ones((6, 1)) * 2.0 ** np.arange(LAYERS)).tolist() for site in ("attn", "mlp")},
+        "sigma": {"attn": [2.0] * LAYERS, "mlp": [4.0] * LAYERS},
+        "alignment": {site: np.tile(np.linspace(-0.2, 0.94, LAYERS), (6, 1)).tolist() for site in ("attn", "mlp")},
+        "similarity": {"mean": similarity(0), "by_emotion": {e: similarity(i) for i, e in enumerate(EMOTIONS)}},
+        "affect": {
+            "emotions": list(EMOTIONS),
+            "points": [[0.1 * i - 0.2, 0.3 - 0.1 * i] for i in range(6)],
+            "ratings": [[0.1 * i - 0.25, 0.35 - 0.1 * i] for i in range(6)],
+            "source": "Nobody 1900",
+            "explained": 0.61,
+            "disparity": 0.32,
+            "chance_disparity": 0.7,
+            "correlations": {"valence": 0.8, "arousal": 0.75},
+            "p": 0.0125,
+            "labelings": 720,
+        },
     }
+
+
+def similarity(turn: int) -> list[list[float]]:
+    """Directions alike within the layers before ``2 + turn`` and after, and not between."""
+    place = np.arange(2 * LAYERS) // 2 >= 2 + turn % 5
+    return np.where(place[:, None] == place, 1.0, 0.1).tolist()
 
 
 def components(rng: np.random.Generator) -> dict[str, Any]:
@@ -96,7 +118,7 @@ def curve(ks: list[int], top: list[float], rnd: list[float], baseline: float) ->
         "random_band": [[v - 0.2, v + 0.2] for v in rnd],
         "baseline": baseline,
         "measure": "h_final · v_ref at the last token",
-        "by_emotion": {e: {"top": top, "random": rnd} for e in EMOTIONS},
+        "by_emotion": {e: {"top": top, "random": rnd, "baseline": baseline + 0.1 * i} for i, e in enumerate(EMOTIONS)},
     }
 
 
@@ -159,6 +181,16 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
         }
         confusion[arm] = {"rows": list(EMOTIONS), "columns": columns, "counts": counts.tolist()}
         records += mine
+        arms[arm] |= {
+            "off_target": {
+                "share": 1 - accuracy,
+                "share_ci": [0.0, 1.0],
+                "most_frequent": {e: {"label": "fear", "share": 0.25} if e == "anger" else None for e in EMOTIONS},
+            },
+            "anti_steerable": None
+            if arm == "unsteered"
+            else {"share": 0.05, "share_ci": [0.02, 0.09], "ties": 0.5, "n": 9},
+        }
     arms["wrong_emotion"]["as_other"] = 0.98
     return {
         "arms": arms,
@@ -170,7 +202,92 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
             {"arm": "circuit", "strength": s, "accuracy": a, "fluency_gap_nats": g, "chosen": s == 1.5}
             for s, a, g in ((1.0, 0.91, 0.01), (1.5, 0.99, 0.03), (2.0, 0.99, 0.2))
         ],
-        "settings": {"max_new_tokens": 40, "tokens": "reply", "validation_replies": 144},
+        "frontier": frontier(),
+        "agreement": {
+            "alpha": {"estimate": 0.912, "ci": [0.88, 0.94], "method": "bootstrap"},
+            "kappa": {"bundled, structure": {"estimate": 0.875, "ci": [0.8, 0.9], "method": "bootstrap"}},
+            "same": {"bundled, structure": 0.931},
+            "abstained": {"bundled": 0.01, "structure": 0.02},
+            "n": 3240,
+            "scenarios": 60,
+            "judges": ["structure", "bundled"],
+            "accuracy": {"bundled": 0.4, "structure": 0.39},
+            "by_arm": {
+                arm: {"alpha": None, "accuracy": {"bundled": share, "structure": share / 2}}
+                for arm, share in ARMS.items()
+            },
+        },
+        "settings": {"frontier_limit_nats": 0.5, "max_new_tokens": 40, "tokens": "reply", "validation_replies": 144},
+    }, records
+
+
+def frontier() -> dict[str, Any]:
+    """Settings of two tuned arms (one without a fluency gap) and two arms that have no strength."""
+
+    def point(strength: float | None, accuracy: float, gap: float | None, best: bool) -> dict[str, Any]:
+        return {"strength": strength, "accuracy": accuracy, "gap": gap, "on_frontier": best}
+
+    return {
+        "unsteered": {"points": [point(None, 0.02, 0.15, True)], "area": 0.014},
+        "prompting": {"points": [point(None, 0.99, 0.0, True)], "area": 0.99},
+        "circuit": {
+            "points": [point(1.0, 0.7, 0.02, True), point(2.0, 0.95, 0.1, True), point(4.0, 0.9, 0.6, False)],
+            "area": 0.875,
+        },
+        "random_matched": {"points": [point(1.0, 0.1, 0.2, True), point(9.0, 0.0, None, False)], "area": 0.0625},
+    }
+
+
+def explore() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Two sizes at three strengths: the larger and stronger, the more of four scenarios speak of the emotion."""
+    budgets = [{"share": 0.5, "heads": 1, "neurons": 30}, {"share": 1.0, "heads": 3, "neurons": 60}]
+    strengths = [0.0, 1.0, 4.0]
+    shares = [[0.0, 0.25, 0.5], [0.0, 0.75, 1.0]]
+    records: list[dict[str, Any]] = []
+    for e, emotion in enumerate(EMOTIONS):
+        for scenario in range(4):
+            for b, row in enumerate(shares):
+                for strength, share in zip(strengths, row, strict=True):
+                    if not strength and b:
+                        continue
+                    right = scenario < 4 * share
+                    said = f"I wait, and {'nothing happens' if not right else f'{emotion} rises in me, budget {b}'}."
+                    hostile = (e, scenario, b, strength) == (0, 0, 1, 4.0)
+                    records.append(
+                        {
+                            "emotion": emotion,
+                            "budget": b if strength else None,
+                            "strength": strength,
+                            "group_id": f"v{scenario:03d}-neutral",
+                            "skeleton_id": f"v{scenario:03d}",
+                            "scenario": f"You wait at gate {scenario}.",
+                            "event": "The flight is called.",
+                            "reply": HOSTILE if hostile else said,
+                            "label": emotion if right else "neutral",
+                            "score": 0.9 if right else 0.1,
+                        }
+                    )
+    return {
+        "emotions": list(EMOTIONS),
+        "budgets": budgets,
+        "strengths": strengths,
+        "chosen": {"budget": 1, "strength": 1},
+        "components": {
+            emotion: [
+                {
+                    "heads": [[6 - i, (e + i) % HEADS, 1.5 - 0.25 * i] for i in range(budget["heads"])],
+                    "neurons": [[7 - i % 3, 8 * i + e, 0.9 / (i + 1)] for i in range(budget["neurons"])],
+                }
+                for budget in budgets
+            ]
+            for e, emotion in enumerate(EMOTIONS)
+        },
+        "accuracy": dict.fromkeys(EMOTIONS, shares),
+        "accuracy_ci": {e: [[[max(v - 0.2, 0.0), min(v + 0.2, 1.0)] for v in row] for row in shares] for e in EMOTIONS},
+        "fluency_gap_nats": {e: [[0.15, 0.02, -0.03 * i], [0.15, 0.01, None]] for i, e in enumerate(EMOTIONS)},
+        "scenarios": 4,
+        "layers": LAYERS,
+        "heads_per_layer": HEADS,
     }, records
 
 
@@ -184,6 +301,7 @@ def make_run_folder(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     elicited, elicit_records = elicit(rng)
     steered, control_records = control(rng)
+    explored, explore_records = explore()
     heads_ids = {e: [[6, i], [5, (i + 2) % 8], [4, 1]] for i, e in enumerate(EMOTIONS)}
     summary: dict[str, Any] = {
         "elicit": elicited,
@@ -224,6 +342,7 @@ def make_run_folder(folder: Path) -> Path:
             "overlap": (0.1 * np.ones((6, 6)) + 0.9 * np.eye(6)).tolist(),
         },
         "control": steered,
+        "explore": explored,
         "paper": {},
         "seconds": 171.4,
     }
@@ -257,20 +376,20 @@ def make_run_folder(folder: Path) -> Path:
     for stage, value in summary.items():
         if isinstance(value, dict):
             _json(folder / "stages" / stage / "result.json", value)
-    for stage, records in (("elicit", elicit_records), ("control", control_records)):
+    for stage, records in (("elicit", elicit_records), ("control", control_records), ("explore", explore_records)):
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / "stages" / stage / "replies.jsonl").write_text(lines, encoding="utf-8")
     centres = rng.normal(0, 1, (6, 16))
-    index = np.arange(240) % 6
-    depth = np.array([0.2, 1.0, 2.0, 4.0])
-    states = rng.normal(0, 1, (240, 4, 16)) + depth[None, :, None] * centres[index][:, None]
+    index = np.arange(120) % 6
+    depth = np.linspace(0.2, 4.0, LAYERS)
+    states = rng.normal(0, 1, (120, LAYERS, 16)) + depth[None, :, None] * centres[index][:, None]
     both = np.stack([np.zeros_like(states), states], 2)
     kept = States(
         tuple(EMOTIONS),
-        (0, 2, 4, 7),
+        tuple(range(LAYERS)),
         torch.tensor(both, dtype=torch.float32),
         torch.tensor(index),
-        tuple(f"scenario-{row // 6}" for row in range(240)),
+        tuple(f"scenario-{row // 6}" for row in range(120)),
     )
     kept.save(folder / "stages" / "directions" / "states.safetensors")
     return folder

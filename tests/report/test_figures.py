@@ -122,7 +122,7 @@ def test_influence_uses_one_symmetric_scale_for_both_panels():
 def test_long_tail_draws_scores_over_relative_rank():
     scores = {"heads": {"anger": [3.0, 1.0, 0.0, -1.0]}, "neurons": {"anger": [2.0, 1.0]}}
     heads, neurons = figures.long_tail(scores).axes
-    np.testing.assert_allclose(lines(heads, "anger").get_xydata(), [[12.5, 3], [37.5, 1], [62.5, 0], [87.5, -1]])
+    np.testing.assert_allclose(lines(heads, "anger").get_xydata(), [[0.125, 3], [0.375, 1], [0.625, 0], [0.875, -1]])
     np.testing.assert_allclose(lines(neurons, "anger").get_ydata(), [2, 1])
 
 

@@ -1,3 +1,6 @@
+import base64
+import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -5,27 +8,33 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from emotrace.errors import ArtifactError, RunError
 from emotrace.report import write_report
-from emotrace.report.loading import inputs_hash
+from emotrace.report.loading import REPORT_FOLDER, inputs_hash
 from emotrace.report.page import inline_svg
 from emotrace.report.sections import SECTIONS
-from tests.report.conftest import make_run_folder
+from tests.report.conftest import EMOTIONS, HOSTILE, make_run_folder
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 FIGURES = {
     "comparison",
     "confusion",
+    "confusions",
+    "frontier",
     "ablate",
     "enhance",
-    "clusters",
+    *(f"{stage}_{kind}_by_emotion" for stage in ("ablate", "enhance") for kind in ("heads", "neurons")),
+    *("clusters", "clusters_tsne", "clusters_all", "clusters_tsne_all"),
+    *("direction_depth", "depth_similarity", "depth_similarity_by_emotion", "affect"),
     "separation",
     "cosines",
     "long_tail",
     "influence",
     "circuit",
     "overlap",
+    *(f"explore_{index}_{emotion}" for index, emotion in enumerate(EMOTIONS)),
 }
 
 
@@ -88,12 +97,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         return svg, svg
 
     monkeypatch.setattr("emotrace.report.page.save_figure", save)
+    monkeypatch.setattr("emotrace.report.figures.clusters", lambda *_, **__: Figure())
 
 
-def change(folder: Path, stage: str, edit) -> None:
+def change(folder: Path, stage: str | None, edit) -> None:
+    """Edit a stage's summary, or all of it."""
     path = folder / "summary.json"
     summary = json.loads(path.read_text())
-    edit(summary[stage])
+    edit(summary if stage is None else summary[stage])
     path.write_text(json.dumps(summary))
 
 
@@ -108,22 +119,58 @@ def test_page_is_well_formed_with_unique_ids_and_links_that_lead_somewhere(page)
     assert {spec.slug for spec in SECTIONS} <= set(page.ids)
 
 
-def test_page_needs_no_network_and_no_script(page):
-    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+def test_page_needs_no_network(page):
+    assert not {"link", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
     for _, name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action", "srcset"):
             assert value.startswith(("#", "data:image/png;base64,"))
         assert "http://" not in (value or "")
         assert "https://" not in (value or "")
-    policy = next(value for _, name, value in page.attributes if name == "content" and "default-src" in value)
-    assert "default-src 'none'" in policy
+
+
+def scripts(html: str) -> list[tuple[str, str]]:
+    """What stands in each script tag's head, and its text."""
+    return re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL | re.IGNORECASE)
+
+
+def policy(page: Page) -> str:
+    return next(value for _, name, value in page.attributes if name == "content" and "default-src" in value)
+
+
+def test_only_the_script_that_the_policy_names_can_run(run_done, page):
+    (data_head, data), (head, script) = scripts((run_done / "report.html").read_text(encoding="utf-8"))
+    assert data_head == ' type="application/json" id="explorer-data"'
+    assert json.loads(data)
+    assert head == ""
+    assert script == (REPORT_FOLDER / "templates" / "explorer.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy(page) == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
+    )
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert not [value for _, _, value in page.attributes if (value or "").strip().lower().startswith("javascript:")]
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script)
+
+
+def test_a_page_without_an_explorer_runs_no_script_at_all(undrawn, run_folder):
+    change(run_folder, None, lambda summary: summary.pop("explore"))
+    html = write_report(run_folder).read_text(encoding="utf-8")
+    assert scripts(html) == []
+    assert policy(Page(html)) == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_generated_text_is_escaped(run_done, page):
     html = (run_done / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in html
+    assert html.count("<script") == html.count("</script") == 2  # neither of them the hostile reply's
     assert "<script>alert('x')</script> & \"quoted\"" in page.text
     assert "&lt;script&gt;" in html
+    data = scripts(html)[0][1]
+    assert not set("<>&\u2028\u2029") & set(data)
+    assert "\\u003cscript\\u003e" in data
+    assert HOSTILE in {"".join(pair["after"]["text"]) for pair in json.loads(data)["pairs"]}
 
 
 def test_every_figure_is_on_the_page_and_on_disk_with_an_alternative(run_done, page):
@@ -133,6 +180,29 @@ def test_every_figure_is_on_the_page_and_on_disk_with_an_alternative(run_done, p
     alts = [value for tag, name, value in page.attributes if name == "aria-label" and tag == "div"]
     assert all(len(alt) > 10 for alt in alts)
     assert sum(name == "role" and value == "img" for _, name, value in page.attributes) == len(FIGURES)
+
+
+def test_headings_fall_by_one_level_and_table_heads_say_what_they_head(page):
+    levels = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
+    scopes = [value for tag, name, value in page.attributes if tag == "th" and name == "scope"]
+    assert len(scopes) == page.tags.count("th")
+    assert set(scopes) == {"row", "col"}
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert ("html", "lang", "en") in page.attributes
+
+
+def test_every_control_has_a_label_in_a_named_group(run_done, page):
+    html = (run_done / "report.html").read_text(encoding="utf-8")
+    assert (
+        len(re.findall(r'<label><input type="radio"[^>]*> [^<]+</label>', html))
+        == page.tags.count("input")
+        == 6 + 2 + 3
+    )
+    assert re.findall(r"<fieldset>\s*<legend>(\w+)</legend>", html) == ["Emotion", "Budget", "Strength"]
+    assert page.attributes.count(("input", "checked", None)) == 3
 
 
 def test_figures_take_the_pages_ink_in_both_themes(run_done):
@@ -206,7 +276,7 @@ def test_methods_and_manifest_show_the_parameters_of_the_run(page):
 
 
 @pytest.mark.parametrize(
-    "gone", [("elicit", "directions", "components", "ablate"), ("influence", "circuit", "control")]
+    "gone", [("elicit", "directions", "components", "ablate"), ("influence", "circuit", "control", "explore")]
 )
 def test_a_missing_stage_is_named_with_its_command(undrawn, run_folder, gone):
     path = run_folder / "summary.json"
@@ -258,6 +328,15 @@ def test_states_that_cannot_be_read_are_named(undrawn, run_folder):
     (run_folder / "stages" / "directions" / "states.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ArtifactError, match=r"states\.safetensors: not a safetensors file"):
         write_report(run_folder)
+
+
+def test_inline_svg_cuts_what_nobody_sees_and_nothing_else():
+    path = '<path transform="scale(0.015625)" d="M 1.23456 -2.5 \nL 3.999999 4"/>'
+    svg = f'<svg>\n {path}\n <text x="7.125">0.12345</text>\n</svg>'
+    assert str(inline_svg(svg, "fig")) == (
+        '<svg aria-hidden="true" focusable="false"><path transform="scale(0.015625)" d="M 1.23 -2.5 \nL 3.99 4"/>'
+        '<text x="7.12">0.12345</text></svg>'
+    )
 
 
 def test_inline_svg_keeps_the_drawing_and_drops_the_file():

@@ -104,7 +104,10 @@ def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
     assert summaries[0]["elicit"] == summaries[1]["elicit"]
     mine, theirs = (summary["directions"] for summary in summaries)
     assert mine["norms"]["mlp"] == [pytest.approx(row, rel=100 * tolerance) for row in theirs["norms"]["mlp"]]
-    assert mine | {"norms": 0, "cosines": 0} == theirs | {"norms": 0, "cosines": 0}
+    assert mine["alignment"]["mlp"] == [pytest.approx(row, abs=100 * tolerance) for row in theirs["alignment"]["mlp"]]
+    assert mine["sigma"]["attn"] == pytest.approx(theirs["sigma"]["attn"], rel=tolerance)
+    near = dict.fromkeys(("norms", "cosines", "sigma", "alignment", "similarity"), 0)
+    assert mine | near == theirs | near
 
 
 @pytest.mark.parametrize("spoilt", ["nothing", "w44"])

@@ -7,7 +7,7 @@ from emotrace.data.concepts import PAPER_SIX
 from emotrace.data.sev import VALENCES, Scenario
 from emotrace.errors import DataError
 from emotrace.formulas.directions import unit
-from emotrace.steps.control import Setting, Tried, choose, most_accurate, residual_plan, spread_draws
+from emotrace.steps.control import Setting, Tried, choose, frontiers, most_accurate, residual_plan, spread_draws
 from emotrace.steps.directions import Directions
 from emotrace.steps.evaluate import (
     JudgedReply,
@@ -24,7 +24,19 @@ from emotrace.steps.separation import States, cosines, nearest_direction_accurac
 SCENARIOS = [Scenario("t", f"text {i}", {v: f"event {v}" for v in VALENCES}, f"s{i}") for i in range(12)]
 
 
-def reply(scenario=0, emotion="anger", label="anger", nll=1.0, arm="a", valence="neutral", structure=True, draw=0):
+def reply(
+    scenario=0,
+    emotion="anger",
+    label="anger",
+    nll=1.0,
+    arm="a",
+    valence="neutral",
+    structure=True,
+    draw=0,
+    score=None,
+    second=None,
+    text="one two",
+):
     return JudgedReply(
         arm,
         draw,
@@ -34,11 +46,13 @@ def reply(scenario=0, emotion="anger", label="anger", nll=1.0, arm="a", valence=
         "",
         "",
         emotion,
-        "one two",
+        text,
         label,
         structure,
         nll,
         True,
+        score,
+        second,
     )
 
 
@@ -71,6 +85,9 @@ def test_summary_counts_abstention_and_incoherence_as_wrong():
     assert summary["fluency_gap_nats"] == 0.5
     assert summary["structure_accepted"] == summary["nonwords"] == 0.5
     assert (summary["n"], summary["scenarios"], summary["draws"], summary["distinct_replies"]) == (10, 10, 1, 1)
+    # the one distinct reply is "one two", ten times
+    assert (summary["distinct_1"], summary["distinct_2"], summary["length"]) == (2 / 20, 1 / 10, 2)
+    assert (summary["repetition"], summary["stopped"], summary["accuracy_second"]) == (0, 1, None)
     table = confusion(replies, ["anger", "fear"], ["anger", "fear", "abstain"])
     assert table["counts"] == [[6, 1, 1], [0, 0, 0]]
 
@@ -141,3 +158,32 @@ def test_separation_is_perfect_for_clear_clusters_and_chance_for_none():
     assert found[1].tolist() == [1.0, 1.0]
     assert float(found[0].max()) < 0.6
     assert cosines(torch.eye(2)) == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_second_judge_has_an_accuracy_of_its_own():
+    seconds = ["anger", "anger", "fear", None]
+    summary = arm_summary([reply(i, second=second) for i, second in enumerate(seconds)], [reply(0)], seed=0)
+    assert summary["accuracy_second"] == pytest.approx(2 / 3)
+    low, high = summary["accuracy_second_ci"]
+    assert 0 < low < 2 / 3 < high < 1
+
+
+def test_frontiers_put_every_setting_beside_the_fixed_arms():
+    settings = (Setting(1.0), Setting(2.0), Setting(3.0, (1, 2)))
+    trials = [
+        Tried("circuit", settings[0], 0.5, 0.1, 4),
+        Tried("circuit", settings[1], 0.9, -0.4, 4),
+        Tried("residual", settings[2], 0.4, None, 4),
+    ]
+    prompted = [reply(i, nll=1.0) for i in range(4)]
+    plain = [reply(i, nll=1.5, label="neutral") for i in range(4)]
+    found = frontiers(trials, {"unsteered": plain, "prompting": prompted}, limit=0.5, seed=0)
+    assert list(found) == ["unsteered", "prompting", "circuit", "residual"]
+    assert found["circuit"]["area"] == pytest.approx((0.3 * 0.5 + 0.1 * 0.9) / 0.5)
+    assert [p["on_frontier"] for p in found["circuit"]["points"]] == [True, True]
+    assert found["residual"]["points"] == [
+        {"strength": 3.0, "layers": [1, 2], "accuracy": 0.4, "gap": None, "on_frontier": False}
+    ]
+    assert found["residual"]["area"] == 0.0
+    assert found["prompting"]["area"] == 1.0
+    assert found["unsteered"]["points"] == [{"strength": None, "accuracy": 0.0, "gap": 0.5, "on_frontier": True}]

@@ -45,16 +45,27 @@ def test_the_whole_run_and_its_report(family: str, tmp_path: Path, sev_file: Pat
         "enhance.ks": (1, 2),
         "influence.prompts": 2,
     }
-    short = {"elicit.max_new_tokens": 4, "control.max_new_tokens": 4, "control.strengths": (1.0,)}
+    short = {f"{stage}.max_new_tokens": 4 for stage in ("elicit", "control", "explore")}
+    one = {"control.strengths": (1.0,), "explore.strengths": (1.0,), "explore.sizes": (1.0,), "explore.scenarios": 1}
+    evidence = {
+        "quality.scenarios": 2,
+        "quality.shares": (0.2,),
+        "quality.draws": 2,
+        "quality.curve_draws": 1,
+        "quality.subsets": 1,
+        "quality.heads": 2,
+        "quality.judged_scenarios": 1,
+        "stability.draws": 2,
+        "stability.wording_scenarios": 2,
+    }
     some = {
         "control.scenarios": 2,
         "control.validation_scenarios": 1,
         "control.draws": 2,
         "control.residual_alphas": (2.0,),
     }
-    run_protocol(
-        "paper", tmp_path / "run", inputs, parameters=few | short | some | {"control.residual_depths": "0.3-1.0"}
-    )
+    chosen = few | short | one | evidence | some | {"control.residual_depths": "0.3-1.0"}
+    run_protocol("paper", tmp_path / "run", inputs, parameters=chosen)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     sites = {"heads"} if family in MIXTURES else {"heads", "neurons"}
     assert set(summary["ablate"]["curves"]) == set(summary["enhance"]["curves"]) == sites

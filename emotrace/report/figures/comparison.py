@@ -1,6 +1,6 @@
-"""What steering achieved: arms side by side, and what replies were taken for."""
+"""What steering achieved: arms side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,8 @@ from matplotlib.figure import Figure
 
 from emotrace.report.figures.style import (
     BLUE,
-    DIVERGING,
     GREY,
     INK,
-    RULE,
-    SEQUENTIAL,
     colours,
     markers,
     panels,
@@ -83,55 +80,3 @@ def comparison(arms: Mapping[str, Mapping[str, Any]], fluency_bar: float | None 
         axes.spines["left"].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(emotions) + 1)
     return figure
-
-
-@styled
-def confusion_matrix(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Share of each row's replies that the judge put in each column.
-
-    Args:
-        counts: ``[len(rows)][len(columns)]`` whole numbers.
-        rows: emotions asked for.
-        columns: the judge's labels.
-    """
-    table = np.asarray(counts, dtype=float).reshape(len(rows), len(columns))
-    totals = table.sum(axis=1, keepdims=True)
-    shares = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
-    figure, (axes,) = panels(1.9 + 0.66 * len(columns), 1.1 + 0.46 * len(rows))
-    _matrix(axes, shares, rows, columns, lambda share: f"{100 * share:.0f}" if share else "")
-    axes.set_xlabel("judged as (% of the row)")
-    axes.set_ylabel("asked for")
-    return figure
-
-
-@styled
-def similarity(matrix: Sequence[Sequence[float]], labels: Sequence[str], title: str, *, signed: bool) -> Figure:
-    """A square matrix of overlaps (``signed=False``, [0, 1]) or cosines (``signed=True``, [-1, 1])."""
-    table = np.asarray(matrix, dtype=float).reshape(len(labels), len(labels))
-    figure, (axes,) = panels(1.7 + 0.62 * len(labels), 1.3 + 0.46 * len(labels))
-    _matrix(axes, table, labels, labels, lambda value: f"{value:.2f}".replace("-", "−"), signed=signed)
-    axes.set_title(title)
-    return figure
-
-
-def _matrix(
-    axes: Any, table: np.ndarray, rows: Sequence[str], columns: Sequence[str], text: Any, signed: bool = False
-) -> None:
-    axes.pcolormesh(
-        table,
-        cmap=DIVERGING if signed else SEQUENTIAL,
-        vmin=-1.0 if signed else 0.0,
-        vmax=1.0,
-        edgecolors=RULE,
-        linewidth=0.6,
-    )
-    for i, j in np.ndindex(*table.shape):
-        # the cell is nearly opaque there: white reads on it in both themes, ink only in one
-        colour = "#ffffff" if abs(table[i, j]) > 0.8 else INK
-        axes.text(j + 0.5, i + 0.5, text(table[i, j]), ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.invert_yaxis()
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

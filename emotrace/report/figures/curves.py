@@ -29,16 +29,46 @@ def dose_curves(curves: Mapping[str, Mapping[str, Any]], measure: str, x_label: 
     return figure
 
 
+@styled
+def emotion_curves(curve: Mapping[str, Any], kind: str, measure: str, x_label: str) -> Figure:
+    """One kind's curves of every emotion, a panel each on shared axes.
+
+    Args:
+        curve: ``{"k", "by_emotion": {emotion: {"top", "random", "baseline"}}}``, means over that emotion's prompts.
+        kind: heads or neurons.
+        measure: label of the y axis.
+        x_label: what k counts, with ``{kind}`` for heads or neurons.
+    """
+    by_emotion: Mapping[str, Any] = curve["by_emotion"]
+    columns = min(len(by_emotion), 3)
+    rows = -(-len(by_emotion) // columns)
+    figure, axes = panels(9.2, 0.9 + 1.9 * rows, rows, columns, sharex=True, sharey=True)
+    for index, (emotion, own) in enumerate(by_emotion.items()):
+        panel = axes[index]
+        _curve(panel, {**own, "k": curve["k"]})
+        panel.set_title(emotion)
+        last = index + columns >= len(by_emotion)
+        panel.tick_params(labelbottom=last)
+        panel.set_xlabel(x_label.format(kind=kind) if last else "")
+    for panel in axes[len(by_emotion) :]:
+        panel.set_visible(False)
+    figure.supylabel(measure, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 def _curve(axes: Axes, curve: Mapping[str, Any]) -> None:
     # k = 0 is the baseline, which has its own line: a log axis has no place for it
     keep = [i for i, k in enumerate(curve["k"]) if k > 0]
     ks = [curve["k"][i] for i in keep]
     for key, colour, marker, label in (("top", VERMILION, "o", "top k by score"), ("random", BLUE, "s", "random k")):
         values = [curve[key][i] for i in keep]
-        band = [curve[f"{key}_band"][i] for i in keep]
-        low, high = [pair[0] for pair in band], [pair[1] for pair in band]
-        axes.fill_between(ks, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(ks, values, marker=marker, markersize=5, color=colour, linewidth=1.8, label=f"{label}, 95 % band")
+        if f"{key}_band" in curve:
+            band = [curve[f"{key}_band"][i] for i in keep]
+            low, high = [pair[0] for pair in band], [pair[1] for pair in band]
+            axes.fill_between(ks, low, high, color=colour, alpha=0.2, linewidth=0)
+            label += ", 95 % band"
+        axes.plot(ks, values, marker=marker, markersize=5, color=colour, linewidth=1.8, label=label)
     axes.axhline(curve["baseline"], color=GREY, linewidth=1.2, linestyle="--", label="no edit")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ks[:: -(-len(ks) // 9)] if ks else []))

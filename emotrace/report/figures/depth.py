@@ -1,10 +1,9 @@
-"""What happens with depth: clusters of states, separation, influence of sublayers."""
+"""What happens with depth: separation of emotions, influence of sublayers."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from emotrace.report.figures.style import (
     BLUE,
@@ -12,69 +11,14 @@ from emotrace.report.figures.style import (
     GREY,
     RULE,
     VERMILION,
-    colours,
     layer_ticks,
-    markers,
     panels,
     styled,
     words,
 )
 
-_MOST_POINTS = 1200
-
-
-@styled
-def clusters(
-    states: np.ndarray, labels: np.ndarray, emotions: Sequence[str], layers: Sequence[int], seed: int = 0
-) -> Figure:
-    """Last-token states on their first two principal components, one panel per layer (PCA fitted per layer).
-
-    Args:
-        states: float ``[N, K, D]``; K layers.
-        labels: int ``[N]``, index into ``emotions``.
-        emotions: names.
-        layers: K layer indices, titles of the panels.
-        seed: of the subsample drawn above 1,200 points.
-    """
-    from sklearn.decomposition import PCA
-
-    chosen = np.arange(len(states))
-    if len(chosen) > _MOST_POINTS:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(states), _MOST_POINTS, replace=False))
-    columns = min(len(layers), 4)
-    rows = -(-len(layers) // columns)
-    figure, axes = panels(2.35 * columns, 2.35 * rows + 0.5, rows, columns)
-    paint, shape = colours(emotions), markers(emotions)
-    for k, (panel, layer) in enumerate(zip(axes, layers, strict=False)):
-        fit = PCA(n_components=2, svd_solver="full" if states.shape[2] <= 512 else "randomized", random_state=seed)
-        points = fit.fit(states[:, k].astype(np.float64)).transform(states[chosen, k].astype(np.float64))
-        for index, name in enumerate(emotions):
-            mine = points[labels[chosen] == index]
-            panel.plot(
-                mine[:, 0],
-                mine[:, 1],
-                linestyle="none",
-                marker=shape[name],
-                markersize=3.2,
-                markeredgewidth=0,
-                alpha=0.65,
-                color=paint[name],
-                rasterized=True,
-                label=name,
-            )
-        panel.set_title(f"layer {layer}, {100 * fit.explained_variance_ratio_.sum():.0f} % of variance", fontsize=9)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        for spine in panel.spines.values():
-            spine.set_visible(True)
-    for panel in axes[len(layers) :]:
-        panel.set_visible(False)
-    handles = [
-        Line2D([], [], linestyle="none", marker=shape[name], color=paint[name], markersize=6, label=name)
-        for name in emotions
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(emotions), 6))
-    return figure
+_MOST_RULED = 40
+"""Layers; lines between the cells of more would cover them."""
 
 
 @styled
@@ -132,8 +76,9 @@ def influence(importance: Mapping[str, Sequence[Sequence[float]]], emotions: Seq
             cmap=DIVERGING,
             vmin=-top,
             vmax=top,
-            edgecolors=RULE,
-            linewidth=0.5,
+            edgecolors=RULE if table.shape[1] <= _MOST_RULED else "none",
+            linewidth=0.5 if table.shape[1] <= _MOST_RULED else 0.0,
+            rasterized=table.shape[1] > _MOST_RULED,
         )
         panel.set_title(names.get(site, words(site)))
         panel.set_xlabel("layer")

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from emotrace.artifacts import written_aside
@@ -99,6 +100,25 @@ def colours(emotions: Sequence[str]) -> dict[str, str]:
 def markers(emotions: Sequence[str]) -> dict[str, str]:
     """One marker per emotion, so that colour is never the only carrier."""
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(emotions)}
+
+
+def emotion_legend(figure: Figure, emotions: Sequence[str], line: bool = False) -> None:
+    """Each emotion's colour and marker below the figure, on a line where the figure draws lines."""
+    paint, shape = colours(emotions), markers(emotions)
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="-" if line else "none",
+            linewidth=1.6,
+            marker=shape[name],
+            color=paint[name],
+            markersize=5 if line else 6,
+            label=name,
+        )
+        for name in emotions
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(emotions), 6))
 
 
 def words(name: str) -> str:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 from emotrace.report.blocks import Block, Drawer, Missing, Section
 from emotrace.report.loading import RunFiles
-from emotrace.report.sections import control, discovery, record, replies
+from emotrace.report.sections import (
+    control,
+    depth,
+    discovery,
+    explorer,
+    quality,
+    record,
+    replies,
+    stability,
+    taken_for,
+)
 
 Builder = Callable[[RunFiles, Drawer], tuple[Block, ...]]
 
@@ -23,12 +33,16 @@ class SectionSpec:
 
 SECTIONS = (
     SectionSpec("comparison", "Comparison of methods", control.comparison, ("control",)),
-    SectionSpec("confusion", "What replies were taken for", control.confusion, ("control",)),
+    SectionSpec("explore", "Explore", explorer.explorer, ("explore",)),
+    SectionSpec("frontier", "Success against fluency", control.frontier, ("control",)),
+    SectionSpec("confusion", "What replies were taken for", taken_for.confusion, ("control",)),
     SectionSpec("curves", "Ablation and enhancement", discovery.curves, shows=("ablate", "enhance")),
-    SectionSpec("directions", "Emotions by depth", discovery.directions, ("directions",)),
+    SectionSpec("directions", "Emotions by depth", depth.directions, ("directions",)),
     SectionSpec("components", "Scores of heads and neurons", discovery.components, ("components",)),
     SectionSpec("influence", "Influence by sublayer", discovery.influence, ("influence",)),
     SectionSpec("circuit", "The circuits", discovery.circuit, ("circuit",)),
+    SectionSpec("quality", "How good the circuits are", quality.quality, ("quality",)),
+    SectionSpec("stability", "Found again on other data", stability.stability, ("stability",)),
     SectionSpec("replies", "Replies side by side", replies.replies, ("control",)),
     SectionSpec("methods", "Methods", record.methods, shows=("elicit",)),
     SectionSpec("failures", "Failures and dropped groups", record.failures, shows=("control", "elicit")),

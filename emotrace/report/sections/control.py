@@ -1,4 +1,4 @@
-"""Sections about steering: the comparison, what replies were taken for, tuning."""
+"""Sections about steering: the comparison, success against fluency, tuning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,11 @@ from emotrace.report.claims import FLUENCY_BAR
 from emotrace.report.figures.style import words
 from emotrace.report.loading import RunFiles
 from emotrace.report.wording import (
+    absent,
+    counted,
     facts,
     interval,
+    listed,
     number,
     p_value,
     percent,
@@ -63,27 +66,40 @@ def comparison(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
     )
 
 
-def confusion(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
-    """The circuit's confusion matrix as a figure, every other arm's as a table."""
-    matrices = run.stage("control")["confusion"]
-    shown = "circuit" if "circuit" in matrices else next(iter(matrices))
-    matrix = matrices[shown]
-    missed = _misses(matrix)
-    total = sum(map(sum, matrix["counts"]))
-    finding = (
-        f"{sum(n for *_, n in missed)} of {total:,} replies of {words(shown)} are judged as something else; most often "
-        f"{missed[0][0]} taken for {missed[0][1]} ({missed[0][2]})."
-        if missed
-        else f"All {total:,} replies of {words(shown)} are judged as the emotion asked for."
+def frontier(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
+    """Success against fluency over every setting tried, and the area under each arm's best trade-offs."""
+    control = run.stage("control")
+    arms: Mapping[str, Any] | None = control.get("frontier")
+    if arms is None:
+        return (absent(run, "control", "success against fluency over all settings"),)
+    areas = {name: arm["area"] for name, arm in arms.items() if arm["area"] is not None}
+    tuned = {name for name, arm in arms.items() if any(point["strength"] is not None for point in arm["points"])}
+    ordered = sorted(tuned & set(areas), key=lambda name: -areas[name])
+    largest = "No tuned arm has an area under its frontier."
+    if ordered:
+        largest = (
+            f"Of the tuned arms, {words(ordered[0])} has the largest area under its frontier, "
+            f"{number(areas[ordered[0]])}"
+        )
+        rest = [f"{words(name)} {number(areas[name])}" for name in ordered[1:]]
+        largest += f"; {listed(rest)}." if rest else "."
+    single = listed([f"{words(name)} {number(areas[name])}" for name in areas if name not in tuned])
+    compared = f" Without a strength: {single}." if single else ""
+    points = [point for arm in arms.values() for point in arm["points"]]
+    unmeasured = sum(point["gap"] is None for point in points)
+    left_out = f" {counted(unmeasured, 'setting')} without a fluency gap (no reply had a word) left out." * bool(
+        unmeasured
     )
     return (
         draw(
-            figures.confusion_matrix(matrix["counts"], matrix["rows"], matrix["columns"]),
-            "confusion",
-            alt=f"Confusion matrix of {words(shown)}: rows are the emotion asked for, columns the judge's label.",
-            caption=finding,
+            figures.frontier(arms, FLUENCY_BAR),
+            "frontier",
+            alt=f"Accuracy against fluency gap of {counted(len(points), 'setting')}, by arm. {largest}",
+            caption=f"{largest}{compared} The area is the best accuracy within an allowed gap, averaged over allowed "
+            f"gaps from 0 to {number(control['settings']['frontier_limit_nats'])} nats per token, on validation "
+            "scenarios. Small marks: every setting tried; lines: those that no other setting of the arm beats in both. "
+            f"Shaded: gaps within {FLUENCY_BAR:g}.{left_out}",
         ),
-        Fold("Counts for every arm", tuple(_counts(name, part) for name, part in matrices.items())),
     )
 
 
@@ -179,25 +195,6 @@ def _measure(key: str, value: Any) -> Cell:
 def _descriptions(arms: Mapping[str, Any]) -> Table:
     rows: tuple[Row, ...] = tuple((words(name), arm.get("description", "")) for name, arm in arms.items())
     return Table("The arms, in the order of the table above.", ("arm", "what it does"), rows)
-
-
-def _misses(matrix: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """(asked, judged, count) off the diagonal, most frequent first."""
-    cells = [
-        (row, column, count)
-        for row, counts in zip(matrix["rows"], matrix["counts"], strict=True)
-        for column, count in zip(matrix["columns"], counts, strict=True)
-        if row != column and count
-    ]
-    return sorted(cells, key=lambda cell: -cell[2])
-
-
-def _counts(name: str, matrix: Mapping[str, Any]) -> Table:
-    rows: tuple[Row, ...] = tuple(
-        (row, *(_number(str(count) if count else "·") for count in counts))
-        for row, counts in zip(matrix["rows"], matrix["counts"], strict=True)
-    )
-    return Table(f"{words(name)}: asked for (rows), judged as (columns).", ("asked for", *matrix["columns"]), rows)
 
 
 def _number(text: str, tone: str = "plain") -> Cell:

@@ -1,11 +1,11 @@
-"""Sections about the circuit: curves, directions, component scores, influence, the map."""
+"""Sections about the circuit: curves, component scores, influence, the map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emotrace.report import figures
 from emotrace.report.blocks import Block, Cell, Drawer, Fold, Row, Table, Text
-from emotrace.report.loading import RunFiles, load_states
+from emotrace.report.loading import RunFiles
 from emotrace.report.wording import listed, number, percent, span
 
 
@@ -26,56 +26,18 @@ def curves(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
                 caption=f"{finding} Mean over emotions; bands: 95 %.",
             )
         )
+        single = tuple(
+            draw(
+                figures.emotion_curves(curve, kind, measure, label),
+                f"{stage}_{kind}_by_emotion",
+                alt=f"Curves of {measure} against the number of {kind}, a panel for each emotion.",
+                caption=_emotion_finding(verb, kind, curve),
+            )
+            for kind, curve in by_kind.items()
+            if curve["k"]
+        )
+        blocks.append(Fold(f"{verb}, emotion by emotion", single))
         blocks.append(Fold(f"{verb}: the numbers", tuple(_curve_table(kind, curve) for kind, curve in by_kind.items())))
-    return tuple(blocks)
-
-
-def directions(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
-    """Clusters of states by depth, separation by depth, cosines between directions."""
-    summary = run.stage("directions")
-    emotions = summary["emotions"]
-    after_mlp = summary["separation"]["resid_mlp"]
-    sharp = next((layer for layer, share in enumerate(after_mlp) if share >= 0.9), None)
-    where = f"first above 90 % after layer {sharp}" if sharp is not None else "never above 90 %"
-    blocks: list[Block] = []
-    states = load_states(run)
-    if states is not None:
-        blocks.append(
-            draw(
-                figures.clusters(
-                    states.states[:, :, 1].numpy(), states.label_index.numpy(), states.emotions, states.layers
-                ),
-                "clusters",
-                alt=f"Scatter plots of last-token states at layers {listed([str(k) for k in states.layers])}, coloured "
-                "by emotion, on the first two principal components of each layer.",
-                caption=f"States of {len(states.states):,} elicited prompts at {len(states.layers)} depths: the "
-                f" nearest direction names {percent(after_mlp[states.layers[0]], 0)} of them rightly at the first of "
-                f"these layers and {percent(after_mlp[states.layers[-1]], 0)} at the last.",
-            )
-        )
-    blocks.append(
-        draw(
-            figures.separation(summary["separation"], len(emotions), summary["reference_layers"]),
-            "separation",
-            alt="Cross-validated share of states named rightly, by layer, after attention and after the MLP.",
-            caption=f"Directions name {percent(after_mlp[0], 0)} of held-out states rightly after the first layer and "
-            f"{percent(after_mlp[-1], 0)} after the last, {where} (chance {percent(1 / len(emotions), 0)}; "
-            "cross-validated).",
-        )
-    )
-    cosines = summary["cosines"]
-    pairs = [(cosines[i][j], a, b) for i, a in enumerate(emotions) for j, b in enumerate(emotions) if i < j]
-    if pairs:
-        nearest, farthest = max(pairs), min(pairs)
-        blocks.append(
-            draw(
-                figures.similarity(cosines, emotions, "Cosine between directions", signed=True),
-                "cosines",
-                alt="Matrix of cosines between the emotions' reference directions.",
-                caption=f"{nearest[1].capitalize()} and {nearest[2]} point most alike (cosine {number(nearest[0])}), "
-                f"{farthest[1]} and {farthest[2]} least ({number(farthest[0])}).",
-            )
-        )
     return tuple(blocks)
 
 
@@ -195,6 +157,22 @@ def _curve_finding(verb: str, kind: str, curve: Mapping[str, Any]) -> str:
     return (
         f"{verb} the top {k} {kind} takes the reading from {number(curve['baseline'])} to {number(curve['top'][-1])} "
         f"[{number(low)}, {number(high)}], {k} random {kind} to {number(curve['random'][-1])}; {bands}."
+    )
+
+
+def _emotion_finding(verb: str, kind: str, curve: Mapping[str, Any]) -> str:
+    """Where the largest number of components moves the reading most and least."""
+    moved = {e: own["top"][-1] - own["baseline"] for e, own in curve["by_emotion"].items()}
+    most, least = (pick(moved, key=lambda emotion: abs(moved[emotion])) for pick in (max, min))
+
+    def told(emotion: str) -> str:
+        own = curve["by_emotion"][emotion]
+        return f"{emotion} ({number(own['baseline'])} to {number(own['top'][-1])})"
+
+    beyond = sum(abs(moved[e]) > abs(own["random"][-1] - own["baseline"]) for e, own in curve["by_emotion"].items())
+    return (
+        f"{verb} the top {curve['k'][-1]} {kind} moves the reading of {told(most)} most and of {told(least)} least; it "
+        f"moves it further than as many random {kind} in {beyond} of {len(moved)} emotions."
     )
 
 

@@ -1,7 +1,4 @@
-"""Intervals and tests whose unit is the scenario, not the reply (README, The method).
-
-Replies of one scenario share its text, so they are not independent: everything here resamples or flips whole clusters.
-"""
+"""Intervals of means, shares and paired differences, resampling whole clusters."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,13 +10,11 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from emotrace.errors import DataError
+from emotrace.formulas.statistics.clusters import CELLS, FLIPS, cluster_sums
 
 LEVEL = 0.95
-FLIPS = 9999
 FEW = 10
 """With fewer clusters than this that hold a success (or a failure), a percentile bootstrap of a share undercovers."""
-
-_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,12 @@ def cluster_bootstrap(
     variation between scenarios cannot be estimated from one.
     """
     sums, counts = _per_cluster(values, clusters)
-    if len(sums) < 2:
-        raise DataError(
-            f"an interval over scenarios needs at least 2 of them, got {len(sums)}: evaluate more scenarios"
-        )
+    _enough(len(sums))
     result = stats.bootstrap(
         (sums, counts),
         _ratio,
         n_resamples=draws,
-        batch=max(1, _CELLS // len(sums)),
+        batch=max(1, CELLS // len(sums)),
         vectorized=True,
         paired=True,
         confidence_level=LEVEL,
@@ -95,11 +87,22 @@ def proportion_interval(
         raise DataError("successes must be true or false (1 or 0) per reply; use cluster_bootstrap for other values")
     if min((sums > 0).sum(), (sums < counts).sum()) >= FEW:
         return cluster_bootstrap(successes, clusters, draws=draws, seed=seed)
-    n = float(counts.sum())
-    share = float(sums.sum() / n)
+    low, high = effective_wilson(sums, counts)
+    return Interval(float(sums.sum() / counts.sum()), float(low), float(high), "wilson")
+
+
+def effective_wilson(
+    sums: NDArray[np.float64], counts: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both ends of Wilson's interval on the effective sample size (``proportion_interval``).
+
+    ``sums`` and ``counts`` are successes and replies per cluster, [..., G]; the ends are [...], one per dataset.
+    """
+    n = counts.sum(-1)
+    share = sums.sum(-1) / n
     effective = n / _design_effect(sums, counts)
     low, high = proportion_confint(share * effective, effective, alpha=1 - LEVEL, method="wilson")
-    return Interval(share, max(0.0, min(share, float(low))), min(1.0, max(share, float(high))), "wilson")
+    return np.clip(low, 0.0, share), np.clip(high, share, 1.0)
 
 
 def paired_difference(
@@ -137,7 +140,7 @@ def paired_difference(
         permutation_type="samples",
         vectorized=True,
         n_resamples=FLIPS,
-        batch=max(1, _CELLS // len(counts)),
+        batch=max(1, CELLS // len(counts)),
         rng=np.random.default_rng(seed),
     )
     return PairedDifference(interval.estimate, interval, float(test.pvalue))
@@ -150,27 +153,27 @@ def _own_interval(values: NDArray[np.float64], clusters: Any, draws: int, seed: 
 
 
 def _per_cluster(values: Any, clusters: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and counts [G], clusters in sorted order so that the row order never changes a result."""
+    """Sums and counts [G] of values [N]."""
     flat = np.asarray(values, dtype=np.float64)
-    names = np.asarray(clusters)
-    if flat.ndim != 1 or names.shape != flat.shape:
-        raise DataError(f"values and clusters must both be [N], got {flat.shape} and {names.shape}")
-    if not len(flat):
-        raise DataError("no values: an interval needs at least one reply")
-    if not np.isfinite(flat).all():
-        raise DataError(
-            f"{int((~np.isfinite(flat)).sum())} of {len(flat)} values are not finite; leave those replies out"
-        )
-    _, index = np.unique(names, return_inverse=True)
-    return np.bincount(index, weights=flat).astype(np.float64), np.bincount(index).astype(np.float64)
+    if flat.ndim != 1:
+        raise DataError(f"values and clusters must both be [N], got {flat.shape} and {np.shape(clusters)}")
+    return cluster_sums(flat, clusters)
 
 
-def _design_effect(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
-    mostly = sums.sum() * 2 >= counts.sum()
-    sums, counts = np.append(sums, 0.0 if mostly else counts.mean()), np.append(counts, counts.mean())
-    n, share, groups = counts.sum(), sums.sum() / counts.sum(), len(counts)
-    clustered = groups / (groups - 1) * np.square(sums - share * counts).sum() / n**2
-    return float(np.clip(clustered / (share * (1 - share) / n), 1.0, counts.max()))
+def _enough(clusters: int) -> None:
+    if clusters < 2:
+        raise DataError(f"an interval over scenarios needs at least 2 of them, got {clusters}: evaluate more scenarios")
+
+
+def _design_effect(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    mostly = sums.sum(-1) * 2 >= counts.sum(-1)
+    size = counts.mean(-1)
+    sums = np.append(sums, np.where(mostly, 0.0, size)[..., None], -1)
+    counts = np.append(counts, size[..., None], -1)
+    n, groups = counts.sum(-1), counts.shape[-1]
+    share = sums.sum(-1) / n
+    clustered = groups / (groups - 1) * np.square(sums - share[..., None] * counts).sum(-1) / n**2
+    return np.clip(clustered / (share * (1 - share) / n), 1.0, counts.max(-1))
 
 
 def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
