@@ -16,8 +16,8 @@ class ConceptSet:
         instruction: first sentence of the system text; ``{concept}`` is replaced by the label.
         length_rule: second sentence of the system text; alone, it is the neutral prompt's system text.
         lexicon: for each label, words that give the concept away and must not occur in a scenario or event.
-        wordings: further ways to ask, kind -> label -> instructions in place of ``instruction``: ``paraphrase`` names the
-            concept in other words, ``implied`` tells a situation that never names it.
+        wordings: further ways to ask, kind -> label -> instructions in place of ``instruction``: ``paraphrase`` names
+            the concept in other words, ``implied`` tells a situation that never names it.
         ratings: for every label, how pleasant and how aroused people who feel it say they are, each in [-1, 1]; empty
             where nobody rated the set.
         ratings_source: where the ratings were published.

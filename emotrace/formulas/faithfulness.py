@@ -107,7 +107,7 @@ def faithfulness(
 
 
 def areas(shares: Floats, values: Floats) -> Floats:
-    """CPR (area under f) and CMD (area of ``|1 - f|``) over the share of components, and over its logarithm: ``[4, ...]``.
+    """CPR (area under f) and CMD (area of ``|1 - f|``) over the share of components and its logarithm: ``[4, ...]``.
 
     Trapezoids, divided by the length of the axis, so that a circuit that is faithful at every size has CPR 1 and CMD 0.
     The logarithmic axis begins at the smallest positive share.

@@ -74,9 +74,8 @@ def test_readings_of_every_emotion_on_every_prompt(planted):
         found = logits(planted, prompt_ids(planted, GROUPS[2], asked))
         for emotion in planted.emotions:
             expected = planted.reading(emotion, asked=asked)
-            assert float(reading(planted, emotion, found)) == pytest.approx(
-                expected, abs=1e-3 * planted.reading(emotion)
-            )
+            tolerance = PREDICTED * planted.reading(emotion)
+            assert float(reading(planted, emotion, found)) == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -173,10 +172,10 @@ def test_seeds_decide_everything_and_nothing_else_does():
 
 def test_words_that_are_not_known_are_read_as_one():
     planted = et.planted.build(config())
-    ids = planted.tokenizer("Zyzzyva is IN the group.", add_special_tokens=False)["input_ids"]
+    ids = planted.tokenizer("Zyzzyva is IN a week.", add_special_tokens=False)["input_ids"]
     unknown = planted.tokenizer.unk_token_id
     assert [i == unknown for i in ids] == [True, False, False, False, False, False]
-    assert ids[1:] == planted.tokenizer("is in the group.", add_special_tokens=False)["input_ids"]
+    assert ids[1:] == planted.tokenizer("is in a week.", add_special_tokens=False)["input_ids"]
     assert planted.label("angry furious") == "anger"
     assert planted.label("okay") == "neutral"
     assert planted.label("angry okay") == planted.label("") == "incoherent"

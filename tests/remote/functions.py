@@ -10,6 +10,7 @@ from emotrace.steps.components import METHODS
 from emotrace.trace.batches import pad_left
 from emotrace.trace.capture import state_coordinates
 from emotrace.trace.likelihood import reply_nll
+from emotrace.trace.outside import ABLATIONS, NOTHING, PLACES, Kept, kept_readings
 from emotrace.trace.projections import projections
 from tests.tiny import random_prompts
 
@@ -100,6 +101,25 @@ def functions(model: et.Model) -> dict[str, Callable[[], Any]]:
         "alike_replies": lambda: [
             reply.ids for reply in et.generate_replies(model, ALIKE, et.add(circuit(), "joy"), max_new_tokens=6)
         ],
+    }
+    pairs = {"joy": ALIKE, "fear": PROMPTS, "neutral": ALIKE[::-1]}
+    few = {"joy": {"heads": [(0, 1), (2, 3)]}}
+
+    def outside(ablation: str, tokens: str) -> torch.Tensor:
+        groups = [[ids, [*ids[:2], 20, *ids[2:]]] for ids in PROMPTS]
+        variants = [[[NOTHING, Kept({"heads": [(0, 1)]})]], [[Kept({"heads": [(2, 2)]}, outside=True), NOTHING]]]
+        return kept_readings(model, groups, variants, ablation, directions.reference, tokens=tokens, batch_tokens=40)
+
+    calls |= {
+        f"outside_{ablation}_{tokens}": lambda ablation=ablation, tokens=tokens: outside(ablation, tokens)
+        for ablation in ABLATIONS
+        for tokens in PLACES
+    }
+    calls |= {
+        "patch_in": lambda: et.patch_in_scores(model, pairs, directions, heads={1: [0, 2]}, neurons={}).heads.exp(),
+        "integrated": lambda: et.integrated_gradient_scores(model, pairs, directions, steps=3, **options),
+        "end_gradient": lambda: et.end_gradient_scores(model, pairs, directions, differences, **options),
+        "confirm": lambda: et.confirm(model, few, pairs, directions).to_records(),
     }
     calls |= {f"scores_{method}": lambda method=method: scores(method) for method in methods}
     calls |= {

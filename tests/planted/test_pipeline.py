@@ -1,0 +1,92 @@
+"""The library's own path, end to end, finds exactly what was planted where nothing confounds it."""
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+import emotrace as et
+from emotrace.planted import Planted
+from tests.planted.plain import FAMILIES, GROUPS, SITES, config, falls
+
+
+class Found:
+    """Discovery on a planted model, from prompts to scores."""
+
+    def __init__(self, planted: Planted) -> None:
+        self.planted, self.model = planted, et.load(planted.model, tokenizer=planted.tokenizer)
+        conditions = (*planted.emotions, "neutral")
+        self.prompts = {
+            c: self.model.encode([et.prompt(group, c, et.PAPER_SIX) for group in GROUPS[:2]]) for c in conditions
+        }
+        samples = [
+            et.Sample(at, tuple(ids), planted.word_ids[c]) for at, c in enumerate(conditions) for ids in self.prompts[c]
+        ]
+        self.statistics = et.capture(self.model, samples, conditions)
+        self.directions = et.emotion_directions(self.statistics)
+        self.differences = et.difference_vectors(self.statistics)
+        self.scores = et.score_components(self.model, self.statistics, self.directions, self.differences)
+
+
+def check_found(planted: Planted, emotion: str, site: str, scores: torch.Tensor) -> None:
+    """Precision and recall 1 at the true size: every true component scores above every other one."""
+    true = planted.components(emotion, site)
+    known = torch.zeros(scores.shape, dtype=torch.bool)
+    known[tuple(zip(*true, strict=True))] = True
+    assert float(scores[known].min()) > float(scores[~known].max())
+    assert roc_auc_score(known.flatten(), scores.flatten()) == 1
+
+
+def check_analytic(found: Found) -> None:
+    for e, emotion in enumerate(found.planted.emotions):
+        for site in SITES:
+            check_found(found.planted, emotion, site, found.scores.at(site)[e])
+            true = found.planted.components(emotion, site)
+            assert {*found.scores.top(site, emotion, len(true))} == {*true}
+
+
+def check_causal(found: Found, site: str) -> None:
+    """``et.causal_scores`` of every component, the library's; and final readings of logits, by plain hooks."""
+    sizes = found.model.sizes
+    layers, count = sizes.layers, sizes.shape(site)[0]
+    asked = {emotion: found.prompts[emotion][:1] for emotion in found.planted.emotions}
+    every = {layer: range(count) for layer in range(layers)}
+    causal = et.causal_scores(found.model, asked, found.directions, site, every)
+    for emotion in found.planted.emotions:
+        by_library = torch.tensor([[causal[emotion, at, i] for i in range(count)] for at in range(layers)])
+        check_found(found.planted, emotion, site, by_library)
+    places = [{site: [(layer, index)]} for layer in range(layers) for index in range(count)]
+    for emotion in found.planted.emotions:
+        parts = [falls(found.planted, GROUPS[0], emotion, places[at : at + 64]) for at in range(0, len(places), 64)]
+        check_found(found.planted, emotion, site, torch.cat(parts).unflatten(0, (layers, count)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_analytic_and_causal_scores_find_what_was_planted(family):
+    found = Found(et.planted.build(config(family), seed=11))
+    check_analytic(found)
+    check_causal(found, "heads")
+
+
+def test_a_circuit_that_was_found_drives_neutral_prompts():
+    found = Found(et.planted.build(config(), seed=12))
+    planted, neutral = found.planted, found.prompts["neutral"]
+    influence = et.sublayer_influence(found.model, neutral, found.directions)
+    circuit = et.assemble(
+        found.model, found.scores, influence, found.differences, heads=2, neurons=4, allocation="global"
+    )
+    plans = [et.add(circuit, emotion) for emotion in planted.emotions]
+    replies = et.generate_replies(found.model, neutral[:1] * len(plans), plans, max_new_tokens=5)
+    assert [planted.label(reply.text) for reply in replies] == [*planted.emotions]
+    for emotion in planted.emotions:
+        for site in SITES:
+            assert {*circuit.components(site, emotion)} == {*planted.components(emotion, site)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twenty_seeds(family, seed):
+    found = Found(et.planted.build(config(family), seed=seed))
+    check_analytic(found)
+    for site in SITES:
+        check_causal(found, site)
