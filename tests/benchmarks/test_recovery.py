@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import record, recovery
-from benchmarks.recovery import ALL, CASES, KINDS, Case, main, right
+from benchmarks.recovery import CASES, Case, main, right
 from benchmarks.recovery_cases import METHODS, SITES, Trial
 from tests.planted.plain import GROUPS, falls, logits, reading
 
@@ -80,16 +80,31 @@ def test_candidates_do_not_look_at_the_truth(trial, monkeypatch):
     assert trial.candidates() == before
 
 
-def test_tables(results):
-    few = [Case("leak 0"), *(Case(kind, decoys={kind: 1}) for kind in KINDS)]
-    text = main(seeds=1, cases=few)
+PRECISION = "Precision at the true size, heads: mean ± standard deviation (lowest seed)"
+
+
+def test_tables(results, monkeypatch):
+    monkeypatch.setattr(recovery, "DRIVEN", ("analytic",))
+    text = main(seeds=1, cases=[Case("leak 0")])
     tables = json.loads((results / "recovery.json").read_text())
-    rows = {
-        row["method"]: row
-        for row in tables["Precision at the true size, heads: mean ± standard deviation (lowest seed)"]
-    }
-    assert rows["analytic"]["leak 0"] == {"mean": 1.0, "deviation": 0.0, "lowest": 1.0}
-    assert rows["patch-in"]["inert"]["mean"] == 1
+    rows = {row["method"]: row["leak 0"] for row in tables[PRECISION]}
+    assert [*rows] == [*METHODS]
+    assert rows["analytic"] == rows["patch-in"] == {"mean": 1.0, "deviation": 0.0, "lowest": 1.0}
+    assert rows["gradient, neutral prompts"]["mean"] == 0
+    both, *alone = tables["Neutral prompts driven by what was recovered"]
+    assert both["logit difference, of natural"]["mean"] == pytest.approx(2, abs=0.01)
+    assert [row["driven"] for row in alone] == ["heads", "neurons"]
+    assert "What this cannot claim" in text
+
+
+@pytest.mark.slow
+def test_each_score_falls_for_its_decoys_and_confirmation_for_none(results):
+    main(seeds=1, cases=[case for case in CASES if case.name == "leak 0" or case.decoys])
+    tables = json.loads((results / "recovery.json").read_text())
+    (summary,) = tables["Score, then confirm, all decoys"]
+    assert summary["right class"]["lowest"] >= 0.95
+    (heads,) = [row for row in tables["Classes given to candidates, heads"] if row["planted"] == "true"]
+    assert heads["true"] == 12
     falling = {
         (row["site"], row["method"]): row["falls for"]
         for row in tables["Which decoy a score falls for, each kind alone"]
@@ -97,18 +112,13 @@ def test_tables(results):
     assert "inert" in falling["heads", "analytic"]
     assert "backup" in falling["heads", "removal"]
     assert falling["heads", "patch-in"] == "cancelling"
-    assert "What this cannot claim" in text
 
 
 @pytest.mark.slow
-def test_confirmation_gives_the_right_classes(results):
-    main(seeds=1, cases=CASES[-1:])
-    tables = json.loads((results / "recovery.json").read_text())
-    (summary,) = tables["Score, then confirm, all decoys"]
-    assert summary["right class"]["lowest"] >= 0.95
-    (heads,) = [row for row in tables["Classes given to candidates, heads"] if row["planted"] == "true"]
-    assert heads["true"] == 12
-    assert CASES[-1].name == ALL
+def test_processes_share_models(results):
+    cases = [Case("leak 0")]
+    one, several = main(seeds=2, cases=cases), main(seeds=2, cases=cases, workers=2)
+    assert one == several
 
 
 def test_what_is_right():
@@ -121,9 +131,8 @@ def test_what_is_right():
 def test_hooks_agree_with_removal_of_heads_that_rest_at_nothing(trial):
     """Planted heads copy nothing on neutral prompts, so that removing them to neutral values is zeroing them."""
     site, emotion = "heads", "anger"
-    group = next(g for g in GROUPS)
     places = trial.planted.components(emotion, site)
-    by_hooks = falls(trial.planted, group, emotion, [{site: [place]} for place in places]).tolist()
+    by_hooks = falls(trial.planted, GROUPS[0], emotion, [{site: [place]} for place in places]).tolist()
     scores = trial.scores["removal"].heads[trial.planted.emotions.index(emotion)]
     for place, fall in zip(places, by_hooks, strict=True):
         assert float(scores[place]) == pytest.approx(fall, abs=2e-3 * trial.planted.reading(emotion))

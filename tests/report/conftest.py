@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from emotrace.steps.separation import States
+from tests.report.evidence import quality, stability
 
 EMOTIONS = ("anger", "sadness", "happiness", "fear", "surprise", "disgust")
 ARMS = {
@@ -343,6 +344,8 @@ def make_run_folder(folder: Path) -> Path:
         },
         "control": steered,
         "explore": explored,
+        "quality": quality(EMOTIONS),
+        "stability": stability(EMOTIONS),
         "paper": {},
         "seconds": 171.4,
     }

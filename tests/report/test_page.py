@@ -34,6 +34,7 @@ FIGURES = {
     "influence",
     "circuit",
     "overlap",
+    *("faithfulness_all", "faithfulness_last", "specificity_driven", "specificity_removed", "stability"),
     *(f"explore_{index}_{emotion}" for index, emotion in enumerate(EMOTIONS)),
 }
 
@@ -224,7 +225,7 @@ def test_first_screen_states_the_summarys_numbers(run_done, page):
     ) in page.text
     assert "+87.4 points [84.0, 90.0] ahead of random components" in page.text
     assert "Zeroing the top 16 heads takes the emotion reading from 3.7 to 0.1, zeroing 16 random" in page.text
-    assert "All 9 targets met" in page.text
+    assert "All 11 targets met" in page.text
 
 
 def test_comparison_table_holds_every_arm(run_done, page):
@@ -245,7 +246,7 @@ def test_targets_that_are_missed_are_said_as_plainly(undrawn, run_folder):
     change(run_folder, "control", fail)
     page = Page(write_report(run_folder).read_text(encoding="utf-8"))
     assert "Circuit modulation makes 61.0 %" in page.text
-    assert "4 of 9 targets not met" in page.text
+    assert "4 of 11 targets not met" in page.text
     assert "✗ not met … and at least 97 % in every emotion: lowest: fear, 20.0 %" in page.text
     assert "0.4 nats per token more likely" in page.text
 

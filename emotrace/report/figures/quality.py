@@ -76,8 +76,8 @@ def stability_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: ``{"source", "site", "jaccard", "jaccard_ci", "rank", "rank_ci"}``: what varied (scenarios, paraphrase,
-            implied), heads or neurons, Jaccard index in [0, 1], rank correlation in [-1, 1], and their 95 % intervals
-            ``[lo, hi]`` (None: no interval is drawn). A source's sites stand side by side.
+            implied), heads or neurons, Jaccard index in [0, 1], rank correlation in [-1, 1], and their intervals
+            ``[lo, hi]`` (None: none is drawn). A source's sites stand side by side.
     """
     sources = list(dict.fromkeys(row["source"] for row in rows))
     sites = list(dict.fromkeys(row["site"] for row in rows))
@@ -104,7 +104,7 @@ def stability_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 markersize=5.5,
                 elinewidth=1.4,
                 capsize=3,
-                label=f"{words(site)}, 95 % interval",
+                label=words(site),
             )
             smallest = min(smallest, float(ci.min(initial=0.0)))
         panel.set_xlim(max(low, smallest - 0.05) if smallest < 0 else 0.0, 1.0)

@@ -74,7 +74,7 @@ def completeness(summary: Mapping[str, Any]) -> list[Table]:
             Table(
                 f"f without a set of the circuit's components, {PLACES[tokens]}: a complete circuit fails as the model "
                 f"does (mean gap {found['mean_gap']:.2f}, largest {found['largest_gap']:.2f}).",
-                ("taken away", "circuit", "model", "gap"),
+                ("taken away", "f of the circuit", "f of the model", "gap"),
                 rows,
             )
         )

@@ -49,7 +49,8 @@ def stability(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
             figures.stability_bars(drawn),
             "stability",
             alt=f"Overlap of circuits found again with the circuit, and rank correlation of scores. {finding}.",
-            caption=f"Components in common with the circuit (Jaccard, mean over emotions), {finding}.",
+            caption=f"Components in common with the circuit (Jaccard, mean over emotions), {finding}. Whiskers: the "
+            "middle 95 % of bootstrap draws of scenarios.",
         ),
         Fold(
             "The numbers",
