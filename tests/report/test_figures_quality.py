@@ -109,13 +109,13 @@ def test_stability_bars_place_both_sites_side_by_side_with_their_intervals():
     assert [text.get_text() for text in jaccard.get_yticklabels()] == ["scenarios", "implied"]
     for axes, key in ((jaccard, "jaccard"), (rank, "rank")):
         for site in ("heads", "neurons"):
-            container = next(c for c in axes.containers if c.get_label() == f"{site}, 95 % interval")
+            container = next(c for c in axes.containers if c.get_label() == site)
             shown = container.lines[0].get_xydata()
             np.testing.assert_allclose(shown[:, 0], [row[key] for row in rows if row["site"] == site])
             np.testing.assert_array_equal(np.rint(shown[:, 1]), [0, 1])
         widths = sorted(bar.get_width() for bar in axes.patches)
         np.testing.assert_allclose(widths, sorted(row[key] for row in rows))
-    heads, neurons = (next(c for c in jaccard.containers if c.get_label().startswith(s)) for s in ("heads", "neurons"))
+    heads, neurons = (next(c for c in jaccard.containers if c.get_label() == s) for s in ("heads", "neurons"))
     assert (heads.lines[0].get_ydata() < neurons.lines[0].get_ydata()).all()
     (bars,) = heads.lines[2]
     np.testing.assert_allclose([s[:, 0] for s in bars.get_segments()], [[0.7, 0.85], [0.2, 0.35]])
