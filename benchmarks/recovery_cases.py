@@ -201,12 +201,12 @@ class Trial:
         """Mean logit of the emotion's words minus that of the others' words, at the last prompt token."""
         own = list(self.planted.word_ids[emotion])
         others = [i for e in self.planted.emotions if e != emotion for i in self.planted.word_ids[e]]
-        found = []
+        model, found = self.model, []
         for ids in prompts:
-            with self.model.trace(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long)):
+            with model.trace(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long)):
                 with torch.no_grad():
-                    et.apply(self.model, plan)
-                    logits = self.model.output.logits[0, -1].clone().save()
+                    et.apply(model, plan)
+                    logits = model.output.logits[0, -1].clone().save()
             found.append(float(logits[own].mean() - logits[others].mean()))
         return sum(found) / len(found)
 

@@ -7,7 +7,7 @@ from emotrace.steps.circuit import SITES, EmotionCircuit, add, assemble
 from emotrace.steps.components import Scores
 from emotrace.steps.control import Setting, choose, tried
 from emotrace.steps.directions import Differences
-from emotrace.steps.evaluate import Attempt, accuracy, evaluate, fluency_gap, held_out_tasks
+from emotrace.steps.evaluate import Attempt, Task, accuracy, evaluate, fluency_gap
 from emotrace.steps.influence import Influence
 from emotrace.trace.plan import Plan
 
@@ -27,7 +27,7 @@ def explore(
     """Steer validation prompts with circuits of several sizes and strengths, and keep every reply.
 
     `sizes` are multiples of the circuit's budgets; each is assembled from the same scores and influence. Every size,
-    strength and emotion answers the same `scenarios` neutral prompts; strength 0 is the unsteered reply. For looking,
+    strength and emotion answers the same `scenarios` neutral prompts, an event each; strength 0 is the unsteered reply. For looking,
     not for claims: the comparison tunes and tests on more scenarios.
     """
     model, labels = run.model, run.concepts.labels
@@ -35,7 +35,8 @@ def explore(
     influence = run.open("influence", "influence", Influence)
     differences = run.open("directions", "differences", Differences)
     found = run.open("circuit", "circuit", EmotionCircuit)
-    tasks = held_out_tasks(run.data.validation, run.concepts, scenarios)
+    chosen = [scenario.groups()[i % 3] for i, scenario in enumerate(run.data.validation[:scenarios])]
+    tasks = [Task(group, emotion) for group in chosen for emotion in labels]
 
     def replies(name: str, plans: dict[str, Plan], prompted: bool = False) -> list[Any]:
         attempts = [Attempt(task, plans[task.emotion], prompted=prompted) for task in tasks]

@@ -61,7 +61,7 @@ def build(
     >>> sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
     >>> planted = build(LlamaConfig(vocab_size=256, **sizes), heads=1, neurons=2)
     >>> planted.truth["anger"]["true"]["heads"], round(planted.reading("anger"), 2)
-    (((0, 1),), 10.23)
+    (((2, 0),), 9.97)
 
     Raises:
         ModelError: a family or configuration that cannot be planted, one too small for what is asked, or numbers that

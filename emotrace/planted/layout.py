@@ -107,15 +107,13 @@ def plan(
     """
     if sizes.layers < 2:
         raise ModelError(
-            f"a planted model needs 2 layers, heads first and neurons behind them; this has {sizes.layers}"
+            f"a planted model needs 2 layers, one for heads and one behind it for neurons; this has {sizes.layers}"
         )
     behind = head_layers(sizes.layers)
     found: dict[str, list[Any]] = {}
     partners: dict[str, dict[Place, Place]] = {}
-    for site, count, zone in (
-        ("heads", heads, range(behind)),
-        ("neurons", neurons, range(behind, sizes.layers)),
-    ):
+    zones = (("heads", heads, range(behind)), ("neurons", neurons, range(behind, sizes.layers)))
+    for site, count, zone in zones:
         kinds = _kinds(count, decoys)
         width = sizes.shape(site)[0]
         needed, room = emotions * len(kinds), len(zone) * (width if site == "heads" else width // 2)
@@ -156,13 +154,12 @@ def _places(
     def layer_of(name: tuple[int, str, int]) -> int:
         return slots[order[wanted.index(name)]][0]
 
+    def backed(name: tuple[int, str, int]) -> tuple[int, str, int]:
+        return name[0], TRUE, name[2]
+
     for _ in range(10_000):
-        late = [
-            (e, kind, at)
-            for e, kind, at in wanted
-            if kind == BACKUP and layer_of((e, TRUE, at)) >= layer_of((e, kind, at))
-        ]
-        misplaced = late + [(e, TRUE, at) for e, _, at in late]
+        late = [name for name in wanted if name[1] == BACKUP and layer_of(name) <= layer_of(backed(name))]
+        misplaced = late + [backed(name) for name in late]
         if site == "heads" and all(layer_of((e, TRUE, 0)) for e in range(emotions)):
             misplaced += [(e, TRUE, 0) for e in range(emotions)]
         if not misplaced:
@@ -181,43 +178,33 @@ def _components(
     places: Mapping[tuple[int, str, int], Place],
     draw: torch.Generator,
 ) -> tuple[list[Any], dict[Place, Place]]:
-    found: list[Any] = []
+    """Components of a site with their shares, and who is whose partner."""
+    backups = sum(kind == BACKUP for kind, _ in kinds)
+    found: list[Neuron] = []
     partners: dict[Place, Place] = {}
 
-    def jittered(size: float) -> float:
-        return size * (1 + JITTER * (2 * float(torch.rand(1, generator=draw)) - 1))
+    def jittered(size: float, most: float = JITTER) -> float:
+        return size * (1 + most * (2 * float(torch.rand(1, generator=draw)) - 1))
 
-    markers = 0
     for e in range(emotions):
-        mine: dict[tuple[str, int], Any] = {}
+        mine: dict[tuple[str, int], Neuron] = {}
         for kind, at in kinds:
-            place, share = places[e, kind, at], jittered(1 / count)
-            gain, constant = jittered(GAIN), at % 2 == 1
+            place, twin = places[e, kind, at], None
+            share, gain, constant, marker = jittered(1 / count), jittered(GAIN), at % 2 == 1, None
             if kind == CANCELLING:
-                share = PAIR / count * (1 + JITTER * (float(torch.rand(1, generator=draw)) - 0.5))
-                if at % 2:  # the other of its pair, with the sign turned
-                    first = mine[CANCELLING, at - 1]
-                    share = -first.share
-                    if site == "neurons":
-                        gain, constant = first.gain, first.constant
-                    partners |= {place: first.place, first.place: place}
-                elif site == "neurons":
-                    constant = at % 4 == 2
-            marker = None
-            if kind == BACKUP:
-                first = mine[TRUE, at]
-                share, marker, markers = first.share, markers, markers + 1
-                if site == "neurons":
-                    gain, constant = first.gain, False
-                partners |= {place: first.place, first.place: place}
-            elif kind == TRUE and (BACKUP, at) in kinds:
-                constant = False  # at rest it writes nothing, its marker neither
-                marker = markers + at
-            one = (
-                Head(e, kind, place, share, marker)
-                if site == "heads"
-                else Neuron(e, kind, place, share, gain, constant, marker)
-            )
-            mine[kind, at] = one
+                share, constant = jittered(PAIR / count, JITTER / 2), at % 4 == 2
+                if at % 2:
+                    twin = mine[CANCELLING, at - 1]
+                    share, gain, constant = -twin.share, twin.gain, twin.constant
+            elif kind == BACKUP:
+                twin = mine[TRUE, at]
+                share, gain, constant, marker = twin.share, twin.gain, twin.constant, twin.marker
+            elif kind == TRUE and at < backups:  # no constant: at rest it writes nothing, and no marker
+                constant, marker = False, e * backups + at
+            if twin is not None:
+                partners |= {place: twin.place, twin.place: place}
+            mine[kind, at] = Neuron(e, kind, place, share, gain, constant, marker)
         found += mine.values()
-    return found, partners
+    if site == "neurons":
+        return found, partners
+    return [Head(n.emotion, n.kind, n.place, n.share, n.marker) for n in found], partners

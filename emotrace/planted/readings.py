@@ -8,8 +8,10 @@ from emotrace.planted.layout import BACKUP, CANCELLING, INERT, TRUE, Head, Layou
 LOGIT = 10.0
 """Logit that the natural output of an emotion gives its words."""
 THRESHOLD = 2.0
-SILENCER = 40.0
+"""Of gates whose up is constant: where nothing is copied, more of it lowers such a neuron at first."""
 CONSTANT_UP = 0.5
+SILENCER = 40.0
+"""What a marker takes off a backup neuron's gate: five times what a natural copy gives it."""
 Removed = Collection[tuple[str, Place]]
 
 

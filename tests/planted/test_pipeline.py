@@ -88,6 +88,17 @@ def test_a_circuit_that_was_found_drives_neutral_prompts():
             assert {*circuit.components(site, emotion)} == {*planted.components(emotion, site)}
 
 
+def test_a_planted_model_can_be_saved_and_studied_by_name(tmp_path):
+    planted = et.planted.build(config("qwen3"), seed=13)
+    planted.model.save_pretrained(tmp_path)
+    planted.tokenizer.save_pretrained(tmp_path)
+    model = et.load(str(tmp_path))
+    asked = [et.prompt(GROUPS[0], condition, et.PAPER_SIX) for condition in ("disgust", "neutral")]
+    replies = et.generate_replies(model, model.encode(asked), max_new_tokens=5)
+    assert [planted.label(reply.text) for reply in replies] == ["disgust", "neutral"]
+    assert all(reply.stopped for reply in replies)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("family", FAMILIES)

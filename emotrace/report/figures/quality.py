@@ -121,14 +121,18 @@ def stability_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 @styled
 def specificity_matrix(
-    matrix: Sequence[Sequence[float]], emotions: Sequence[str], measure: str = "change of the reading"
+    matrix: Sequence[Sequence[float]],
+    emotions: Sequence[str],
+    measure: str = "change of the reading",
+    done: str = "driven",
 ) -> Figure:
-    """What driving one emotion's circuit does to the reading of every emotion.
+    """What driving (or ablating) one emotion's circuit does to the reading of every emotion.
 
     Args:
         matrix: ``[E][E]``, signed; rows are the circuit that is driven, columns the emotion that is read.
         emotions: E names.
         measure: label of the colour bar.
+        done: what is done to the circuits, in a word.
     """
     table = np.asarray(matrix, dtype=float).reshape(len(emotions), len(emotions))
     top = float(np.abs(table).max(initial=0.0)) or 1.0
@@ -137,7 +141,7 @@ def specificity_matrix(
         axes, table, emotions, emotions, lambda value: f"{value:.2g}".replace("-", "−"), signed=True, top=top
     )
     axes.set_xlabel("emotion read")
-    axes.set_ylabel("circuit driven")
+    axes.set_ylabel(f"circuit {done}")
     bar = figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.03)
     bar.set_label(measure, fontsize=8.5)
     bar.outline.set_visible(False)

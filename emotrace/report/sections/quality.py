@@ -14,6 +14,7 @@ from emotrace.report.sections.quality_tables import (
     judged,
     main_table,
     minimality,
+    two_digits,
     wordings,
 )
 from emotrace.report.wording import percent
@@ -70,9 +71,9 @@ def _faithful(curves: Mapping[str, Any], tokens: str) -> str:
             parts.append(f"{name}: undefined, {curve['undefined']}")
             continue
         pairs = zip(curve["shares"], curve["faithfulness"], strict=True)
-        half = next((share for share, value in pairs if value >= 0.5), None)
-        reached = f"half is reached with the best {percent(half)}" if half else "half is never reached"
-        parts.append(f"{name}: the circuit {curve['circuit']['faithfulness']:.2f}, {reached}")
+        half = next((share for share, value in pairs if value >= 0.5 and share < 1), None)
+        reached = f"half is reached with the best {percent(half)}" if half else "half is not reached short of all"
+        parts.append(f"{name}: the circuit {two_digits(curve['circuit']['faithfulness'])}, {reached}")
     return f"Everything else ablated {PLACES[tokens]}, faithfulness is, by {'; by '.join(parts)}."
 
 
@@ -92,7 +93,7 @@ def _specificity(found: Mapping[str, Any], emotions: Sequence[str], draw: Drawer
             "most.",
         ),
         draw(
-            figures.specificity_matrix(removed, emotions, "share of the reading lost"),
+            figures.specificity_matrix(removed, emotions, "share of the reading lost", "ablated"),
             "specificity_removed",
             alt="Matrix of the share of every emotion's reading that is lost when each emotion's circuit is ablated.",
             caption=f"Ablating a circuit takes {percent(own, 0)} of its own emotion's reading and {percent(other, 0)} "

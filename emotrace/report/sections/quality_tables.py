@@ -29,9 +29,9 @@ def main_table(summary: Mapping[str, Any]) -> Table:
             rows.append(
                 (
                     f"{name}, {PLACES[tokens]}",
-                    _number(f"{number(round(found['circuit'], 3))} [{found['ci'][0]:.2f}, {found['ci'][1]:.2f}]"),
+                    _number(f"{number(round(found['circuit'], 3))} {band(found['ci'])}"),
                     _number(f"{found['random_mean']:.3f}"),
-                    _number(f"{low:.2f} to {high:.2f}"),
+                    _number(f"{two_digits(low)} to {two_digits(high)}"),
                     _number(p_value(found["p"])),
                 )
             )
@@ -52,7 +52,7 @@ def areas(summary: Mapping[str, Any]) -> list[Table]:
                 rows.append((f"{ablation}, {PLACES[tokens]}", curve["undefined"], *[""] * (2 * len(AREAS) - 1)))
                 continue
             cells = [
-                _number(f"{curve[kind][name][0]:.2f} [{curve[kind][name][1]:.2f}, {curve[kind][name][2]:.2f}]")
+                _number(f"{two_digits(curve[kind][name][0])} {band(curve[kind][name][1:])}")
                 for name in AREAS
                 for kind in ("areas", "random_areas")
             ]
@@ -134,7 +134,7 @@ def wordings(summary: Mapping[str, Any]) -> list[Table]:
                 (
                     kind,
                     *(
-                        Cell(f"{found[k]['faithfulness']:.2f}", "number", note=band(found[k]["ci"]))
+                        Cell(two_digits(found[k]["faithfulness"]), "number", note=band(found[k]["ci"]))
                         for k in ("alone", "alone_random", "removed", "removed_random")
                     ),
                 )
@@ -174,7 +174,12 @@ def judged(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
 
 def band(pair: Sequence[float]) -> str:
     """An interval as ``[0.12, 0.34]``."""
-    return f"[{pair[0]:.2f}, {pair[1]:.2f}]".replace("-", "−")
+    return f"[{two_digits(pair[0])}, {two_digits(pair[1])}]"
+
+
+def two_digits(value: float) -> str:
+    """Two digits behind the point, a true minus, and none before zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _number(text: str) -> Cell:
