@@ -27,8 +27,8 @@ def explore(
     """Steer validation prompts with circuits of several sizes and strengths, and keep every reply.
 
     `sizes` are multiples of the circuit's budgets; each is assembled from the same scores and influence. Every size,
-    strength and emotion answers the same `scenarios` neutral prompts, an event each; strength 0 is the unsteered reply. For looking,
-    not for claims: the comparison tunes and tests on more scenarios.
+    strength and emotion answers the same neutral prompts, one event of each of `scenarios`; strength 0 is the unsteered
+    reply. For looking, not for claims: the comparison tunes and tests on more scenarios.
     """
     model, labels = run.model, run.concepts.labels
     scores = run.open("components", "scores", Scores)

@@ -14,15 +14,16 @@ README = Path(__file__).parents[1] / "README.md"
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     text = README.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")  # a file, since nnsight reads a trace's source
     monkeypatch.chdir(tmp_path)
     names = runpy.run_path(str(script))
-    plain, steered, share, own = capsys.readouterr().out.strip().splitlines()
+    plain, steered, share, own, confirmed = capsys.readouterr().out.strip().splitlines()
     assert plain != steered
     assert int(share.split()[0]) >= 10
     assert share.endswith("of 12")
+    assert "'true'" in confirmed
     assert own == steered  # the user's own model, the shipped circuit
     assert (tmp_path / "circuit.safetensors").is_file()
     assert names["logits"].shape == (1, names["model"].sizes.vocabulary)
