@@ -38,6 +38,8 @@ from emotrace.trace.capture import Statistics
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 4.0, 8.0)
 ALPHAS = (2.0, 4.0, 8.0)
 DEPTHS = ("0.15-0.40", "0.39-0.72")
+PARSED = 0.5
+"""Share of prompted replies that the structural judge has to accept to be one of the judges."""
 RANDOM = ("random_matched", "random_matched_rescaled", "random_anywhere", "random_direction")
 
 
@@ -161,13 +163,19 @@ def control(
 
 
 def _agreement(run: Run, replies: Sequence[JudgedReply], scenarios: int) -> dict[str, Any] | None:
-    """How far the judges agree; the one by likelihood, which costs passes, judges the first test scenarios only."""
+    """How far the judges agree; the one by likelihood, which costs passes, judges the first test scenarios only.
+
+    The structural judge is left out where prompted replies are not of its grammar: it would only say so.
+    """
     first = {scenario.skeleton_id for scenario in run.data.test[:scenarios]}
     rows = [row for row, reply in enumerate(replies) if reply.skeleton_id in first]
     judge = LikelihoodJudge(run.model, run.concepts, batch_tokens=run.batch_tokens, ledger=run.ledger)
     read = judge.judge([Reply(replies[row].reply, replies[row].scenario, replies[row].event) for row in rows])
     verdicts = dict(zip(rows, read, strict=True))
-    labels: dict[str, list[str | None]] = {run.structure.name: [reply.second for reply in replies]}
+    labels: dict[str, list[str | None]] = {}
+    prompted = [reply.structure for reply in replies if reply.arm == "prompting"]
+    if sum(map(bool, prompted)) >= PARSED * len(prompted):
+        labels[run.structure.name] = [reply.second for reply in replies]
     if verdicts:
         labels[judge.name] = [verdicts[row].label if row in verdicts else None for row in range(len(replies))]
     labels[run.judge.name] = [reply.label for reply in replies]  # of the same name as another: not compared with itself

@@ -1,6 +1,7 @@
 """How good are the circuits: alone, taken out, beside random ones, in other words, and for other emotions."""
 
 from functools import cache
+from math import isnan
 from typing import Any
 
 from emotrace.data.concepts import NEUTRAL
@@ -15,6 +16,7 @@ from emotrace.steps.necessity import against_random, best_heads, completeness, i
 from emotrace.steps.quality import SHARES, Bench, faithfulness_curve
 from emotrace.steps.quality_records import (
     against_record,
+    completeness_record,
     curve_record,
     needed_record,
     singles_records,
@@ -46,26 +48,27 @@ def quality(
     tested: str = "mean",
     shares: tuple[float, ...] = SHARES,
     draws: int = 39,
-    curve_draws: int = 5,
-    subsets: int = 8,
+    subsets: int = 4,
+    singles: int = 100,
     heads: int = 16,
-    judged_scenarios: int = 10,
+    judged_scenarios: int = 15,
 ) -> dict[str, Any]:
     """Faithfulness over budgets, completeness, minimality; sufficiency and necessity beside random circuits.
 
     The measure is the projection of the last token's final state on the emotion's reference direction, on test
     scenarios, one event each; nothing was chosen on them. What lies outside a circuit is ablated at all tokens, and
     again at the last prompt token alone. `ablations`: zero, mean (over the same scenario's prompts of all emotions),
-    resample (from another emotion's prompt of the scenario); tests of single sets use `tested`. Random circuits have
-    the circuit's counts in every sublayer, `draws` of them. `heads` of the best heads are removed one at a time. The
+    resample (from another emotion's prompt of the scenario); what compares with random circuits uses `tested`. These
+    have the circuit's counts in every sublayer, `draws` of them, from all of its components. At most `singles`
+    components of a circuit are tested one at a time, and `heads` of the best heads removed one at a time. The
     same circuits are read on instructions that paraphrase or only imply the emotion, on other emotions, and by the
-    judge, on replies of `judged_scenarios`.
+    judge, on replies to `judged_scenarios` (0: none).
     """
     labels, reference = run.concepts.labels, run.open("directions", "directions", Directions).reference
     circuit = run.open("circuit", "circuit", EmotionCircuit)
     scores = run.open("components", "scores", Scores)
     controls = Controls(run.model, circuit, run.open("directions", "differences", Differences))
-    drawn = [controls.matched(run.seed + 104729 * (d + 1)) for d in range(draws)]
+    drawn = [controls.matched(run.seed + 104729 * (d + 1), outside=False) for d in range(draws)]
     chosen = [g for i, g in enumerate(groups(run.data.test[:scenarios])) if i % 3 == (i // 3) % 3]
 
     def bench(tokens: str, ablation: str = tested, wording: str = "named") -> Bench:
@@ -82,24 +85,19 @@ def quality(
     by_tokens: dict[str, dict[str, Any]] = {}
     for tokens in PLACES:
         curves = {
-            ablation: faithfulness_curve(
-                bench(tokens, ablation), circuit, scores, shares=shares, draws=curve_draws, seed=run.seed
-            )
+            ablation: faithfulness_curve(bench(tokens, ablation), circuit, scores, shares=shares, seed=run.seed)
+            for ablation in ablations
+        }
+        complete = {
+            ablation: completeness(bench(tokens, ablation), circuit, subsets=subsets, seed=run.seed)
             for ablation in ablations
         }
         named = bench(tokens)
-        complete = completeness(named, circuit, subsets=subsets, seed=run.seed)
         by_tokens[tokens] = {
             "faithfulness": {ablation: curve_record(curve) for ablation, curve in curves.items()},
             "sufficiency": against_record(against_random(named, circuit, drawn, seed=run.seed)),
             "necessity": against_record(against_random(named, circuit, drawn, removed=True, seed=run.seed)),
-            "completeness": {
-                "sets": list(complete.names),
-                "circuit": complete.circuit.tolist(),
-                "model": complete.model.tolist(),
-                "mean_gap": float(complete.gaps.mean()),
-                "largest_gap": float(complete.gaps.max()),
-            },
+            "completeness": {ablation: completeness_record(found) for ablation, found in complete.items()},
             "wordings": {
                 kind: values_record(*in_words(bench(tokens, wording=kind), circuit, drawn, run.seed))
                 for kind in ("named", *run.concepts.wordings)
@@ -107,8 +105,12 @@ def quality(
         }
 
     last = bench("last")
-    spared = minimality(last, circuit, seed=run.seed)
-    singly = best_heads(last, {e: scores.top("heads", e, heads) for e in labels}, seed=run.seed)
+    spared = {
+        ablation: minimality(bench("last", ablation), circuit, scores, tested=singles, seed=run.seed)
+        for ablation in ablations
+    }
+    best = {e: scores.top("heads", e, heads) for e in labels}
+    singly = best_heads(last, best, seed=run.seed) if heads else {}
     neutral = run.model.encode([prompt(g, NEUTRAL, run.concepts) for g in chosen])
     plans = [add(circuit, e, tokens="last") for e in labels]
     members = sum(circuit.budgets.values())
@@ -118,13 +120,13 @@ def quality(
         "tested": tested,
         "share": members / (run.model.sizes.count("heads") + run.model.sizes.count("neurons")),
         "tokens": by_tokens,
-        "minimality": {e: needed_record(part) for e, part in spared.items()},
+        "minimality": {a: {e: needed_record(part) for e, part in found.items()} for a, found in spared.items()},
         "best_heads": {e: singles_records(part) for e, part in singly.items()},
         "specificity": {
             "driven": driven_readings(run.model, neutral, plans, reference).tolist(),
-            "removed": removed_readings(last, circuit).tolist(),
+            "removed": [[None if isnan(v) else v for v in row] for row in removed_readings(last, circuit).tolist()],
         },
-        "judged": _judged(run, circuit, drawn, judged_scenarios),
+        "judged": _judged(run, circuit, drawn, judged_scenarios) if judged_scenarios else {},
     }
 
 
@@ -179,4 +181,7 @@ def _judged(run: Run, circuit: EmotionCircuit, drawn: list[EmotionCircuit], scen
                 "ci": [share.low, share.high],
                 "n": len(replies),
             }
-    return found
+    named = {which: part["accuracy"] for which, part in found["named"].items()}
+    top, bottom = named["nothing ablated"], named["everything ablated"]
+    share = {which: (value - bottom) / (top - bottom) for which, value in named.items()} if top > bottom else None
+    return {"replies": found, "faithfulness": share}

@@ -51,7 +51,7 @@ def stability(run: Run, *, draws: int = 20, wording_scenarios: int = 40) -> dict
         samples = [Sample(conditions.index(c), tuple(row)) for (c, _), row in zip(asked, ids, strict=True)]
         found[kind] = [in_other_words(run.model, samples, conditions, name=f"capture_{kind}", **options)]
     return {
-        "draws": draws,
+        "draws": len(found["scenarios"]),
         "scenarios": len({r.skeleton_id for r in replies}),
         "sources": {
             kind: {site: agreement(circuit, scores, again, influence, site).summary(labels) for site in run.model.sites}

@@ -212,6 +212,16 @@ def _evidence(summary: Mapping[str, Any]) -> str:
         f"Without its circuit an emotion's reading keeps {percent(removed['circuit'], 0)} of its strength, without "
         f"random components of that number {percent(removed['random_mean'], 0)} ({p_value(removed['p'])}, "
         f"{removed['draws']} draws); the circuit alone carries {percent(alone['circuit'], 0)} of it at the last prompt "
-        f"token, random ones {percent(alone['random_mean'], 0)} ({p_value(alone['p'])})"
-        + ("." if alone["circuit"] >= 0.5 else ", so it is needed, but far from all that is.")
+        f"token, random ones {percent(alone['random_mean'], 0)} ({p_value(alone['p'])})" + _worth(alone, removed)
+    )
+
+
+def _worth(alone: Mapping[str, Any], removed: Mapping[str, Any]) -> str:
+    """What the two tests together say."""
+    if removed["p"] > 0.05:
+        return "; that it is needed more than random components is not shown."
+    return (
+        ", so it is needed, but far from all that is."
+        if alone["circuit"] < 0.5
+        else ", so it is most of what is needed."
     )

@@ -7,15 +7,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from emotrace.errors import CircuitError
 from emotrace.formulas.faithfulness import Ratio, faithfulness
 from emotrace.formulas.statistics import benjamini_hochberg, draws_p, max_statistic_test, sign_flip_test
 from emotrace.steps.circuit import SITES, EmotionCircuit
+from emotrace.steps.components import Scores
 from emotrace.steps.quality import Bench, halves, in_turn, kept_by, less, parts, pooled_ratio, without
-from emotrace.trace.outside import Variant
+from emotrace.trace.kept import Variant
 from emotrace.trace.plan import Component
 
 Floats = NDArray[np.float64]
 FALSE_DISCOVERIES = 0.05
+LEAST_FALL = 0.01
+"""Fall of f below which a component is not called needed, however sure the fall is."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ class Completeness:
         names: S sets of components: each site, then random halves.
         circuit: f of the circuit without the set, ``[S]``.
         model: f of the whole model without it, ``[S]``.
+        undefined: why there are no values (NaN), or "".
     """
 
     names: tuple[str, ...]
     circuit: Floats
     model: Floats
+    undefined: str = ""
 
     @property
     def gaps(self) -> Floats:
@@ -123,8 +129,8 @@ def completeness(bench: Bench, circuit: EmotionCircuit, *, subsets: int = 8, see
     variants: dict[str, Variant] = {f"circuit {name}": less(circuit, removed) for name, removed in sets.items()}
     variants |= {f"model {name}": without(circuit.emotions, removed) for name, removed in sets.items()}
     m = bench.read(variants, "completeness")
-    both = [pooled_ratio(m, [f"{kind} {name}" for name in sets], seed).values for kind in ("circuit", "model")]
-    return Completeness(tuple(sets), *both)
+    mine, whole = (pooled_ratio(m, [f"{kind} {name}" for name in sets], seed) for kind in ("circuit", "model"))
+    return Completeness(tuple(sets), mine.values, whole.values, mine.undefined)
 
 
 @dataclass(frozen=True)
@@ -136,26 +142,35 @@ class Singles:
         drops: fall of f when the component is ablated too, ``[K]``.
         p: of "the sign of the fall is chance", by scenario, adjusted over the K components, ``[K]``.
         adjusted: how p is adjusted.
+        undefined: why f, and with it every drop (NaN), is undefined, or "".
     """
 
     components: tuple[tuple[str, int, int], ...]
     drops: Floats
     p: Floats
     adjusted: str
+    undefined: str = ""
+
+    @property
+    def detected(self) -> NDArray[np.bool_]:
+        """Components whose removal lowers f, by however little; false discoveries (or any false one) held at 5 %."""
+        return (self.p <= FALSE_DISCOVERIES) & (self.drops > 0)
 
     @property
     def needed(self) -> NDArray[np.bool_]:
-        """Components whose removal lowers f, false discoveries (or any false one) held at 5 %."""
-        return (self.p <= FALSE_DISCOVERIES) & (self.drops > 0)
+        """Those of them that cost at least ``LEAST_FALL`` of f."""
+        return self.detected & (self.drops >= LEAST_FALL)
 
 
-def minimality(bench: Bench, circuit: EmotionCircuit, *, seed: int = 0) -> dict[str, Singles]:
+def minimality(
+    bench: Bench, circuit: EmotionCircuit, scores: Scores, *, tested: int = 100, seed: int = 0
+) -> dict[str, Singles]:
     """Which components could the circuit spare: the fall of f when one more is ablated, tested by scenario.
 
-    Benjamini-Hochberg over each emotion's components, heads and neurons together. Source: Wang et al. 2023 (IOI),
-    section 4.2, with K empty.
+    Benjamini-Hochberg over each emotion's tested components, heads and neurons together: all heads, then the neurons
+    of the best scores, ``tested`` in all. Source: Wang et al. 2023 (IOI), section 4.2, with K empty.
     """
-    listed = {e: [(site, c) for site, held in parts(circuit, e).items() for c in held] for e in circuit.emotions}
+    listed = {emotion: _best(circuit, scores, emotion)[:tested] for emotion in circuit.emotions}
     most = max(map(len, listed.values()))
 
     def at(place: int) -> dict[str, dict[str, list[Component]]]:
@@ -171,6 +186,15 @@ def minimality(bench: Bench, circuit: EmotionCircuit, *, seed: int = 0) -> dict[
     return found
 
 
+def _best(circuit: EmotionCircuit, scores: Scores, emotion: str) -> list[tuple[str, Component]]:
+    """Heads, then neurons of one emotion's circuit, each by falling score."""
+    e, found = scores.emotions.index(emotion), []
+    for site, components in parts(circuit, emotion).items():
+        values = scores.at(site)[e]
+        found += [(site, c) for c in sorted(components, key=lambda c, values=values: -float(values[c]))]  # type: ignore[misc]
+    return found
+
+
 def best_heads(bench: Bench, candidates: Mapping[str, Sequence[Component]], *, seed: int = 0) -> dict[str, Singles]:
     """Does the model need any of some heads singly: the fall of f when one is ablated and nothing else.
 
@@ -178,6 +202,8 @@ def best_heads(bench: Bench, candidates: Mapping[str, Sequence[Component]], *, s
     other scenarios than the bench's.
     """
     most = max(map(len, candidates.values()))
+    if not most:
+        raise CircuitError("no heads to remove: name at least one candidate")
     sets = [{e: {"heads": list(held[n : n + 1])} for e, held in candidates.items()} for n in range(most)]
     m = bench.read({f"without {n}": without(bench.emotions, removed) for n, removed in enumerate(sets)}, "best_heads")
     found = {}
@@ -197,11 +223,15 @@ def _singles(
     adjusted: str,
 ) -> Singles:
     """From falls of m ``[G, K]``."""
+    components = tuple((site, layer, index) for site, (layer, index) in listed)
+    empty, full = m["empty"][:, emotion], m["full"][:, emotion]
+    undefined = faithfulness(full[None], empty, full, seed=seed).undefined
+    if undefined or not components:
+        nothing = np.full(len(components), np.nan)
+        return Singles(components, nothing, nothing, adjusted, undefined)
     clusters = np.arange(len(falls))
     if adjusted == "max-statistic":
         p = max_statistic_test(falls, clusters, seed=seed).adjusted
     else:
         p = benjamini_hochberg(sign_flip_test(falls, clusters, seed=seed)).adjusted
-    whole = float((m["full"] - m["empty"])[:, emotion].mean())
-    components = tuple((site, layer, index) for site, (layer, index) in listed)
-    return Singles(components, falls.mean(0) / whole, p, adjusted)
+    return Singles(components, falls.mean(0) / float((full - empty).mean()), p, adjusted)

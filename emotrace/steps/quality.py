@@ -17,7 +17,8 @@ from emotrace.steps.circuit import SITES, EmotionCircuit
 from emotrace.steps.components import Scores
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS
 from emotrace.trace.inputs import check_prompts, check_shape
-from emotrace.trace.outside import EVERYTHING, NOTHING, Kept, Variant, kept_readings
+from emotrace.trace.kept import EVERYTHING, NOTHING, Kept, Variant
+from emotrace.trace.outside import kept_readings
 from emotrace.trace.plan import Component
 
 Floats = NDArray[np.float64]
@@ -157,26 +158,27 @@ def faithfulness_curve(
     scores: Scores,
     *,
     shares: Sequence[float] = SHARES,
-    draws: int = 5,
     seed: int = 0,
 ) -> FaithfulnessCurve:
     """Faithfulness of the best components of every budget, of random ones, and of the circuit (README, Quality).
 
-    At a share of components the best by score are kept wherever they are, heads and neurons each by that share.
+    At a share of components the best by score are kept wherever they are, heads and neurons each by that share. Every
+    group has random components of its own, so that the band over groups is one over draws.
 
     Args:
         bench: prompts and directions.
         circuit: the circuit.
         scores: what "best" means.
         shares: between 0 and 1, which are added.
-        draws: of random components; groups take them in turn.
         seed: of draws and bootstrap.
     """
     model, inner = as_model(bench.model), sorted({share for share in shares if 0 < share < 1})
     variants: dict[str, Variant] = {"circuit": kept_by(circuit)}
     for share in inner:
         variants[f"best {share:g}"] = best_at(model, scores, share)
-        variants[f"random {share:g}"] = random_at(model, len(bench.emotions), share, draws, seed + round(1e6 * share))
+        variants[f"random {share:g}"] = random_at(
+            model, len(bench.emotions), share, len(bench.prompts), seed + round(1e6 * share)
+        )
     m = bench.read(variants, "curve")
     every = np.array([0.0, *inner, 1.0])
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from emotrace.formulas.faithfulness import Ratio
-from emotrace.steps.necessity import AgainstRandom, Singles
+from emotrace.steps.necessity import AgainstRandom, Completeness, Singles
 from emotrace.steps.quality import FaithfulnessCurve
 
 
@@ -59,8 +59,23 @@ def against_record(found: AgainstRandom) -> dict[str, Any]:
     }
 
 
+def completeness_record(found: Completeness) -> dict[str, Any]:
+    """f without the same components, of circuit and model, and the gaps; without values the reason."""
+    if found.undefined:
+        return {"undefined": found.undefined}
+    return {
+        "sets": list(found.names),
+        "circuit": found.circuit.tolist(),
+        "model": found.model.tolist(),
+        "mean_gap": float(found.gaps.mean()),
+        "largest_gap": float(found.gaps.max()),
+    }
+
+
 def singles_records(found: Singles) -> list[dict[str, Any]]:
-    """One record per component."""
+    """One record per component; none where f is undefined."""
+    if found.undefined:
+        return []
     return [
         {"site": site, "layer": layer, "index": index, "drop": float(drop), "p": float(p)}
         for (site, layer, index), drop, p in zip(found.components, found.drops, found.p, strict=True)
@@ -68,13 +83,17 @@ def singles_records(found: Singles) -> list[dict[str, Any]]:
 
 
 def needed_record(found: Singles, largest: int = 10) -> dict[str, Any]:
-    """How many components of each kind the circuit needs, and the ones whose removal costs most."""
-    needed = found.needed
+    """How many components of each kind the circuit needs, and what costs most; or why that is not known."""
+    if found.undefined:
+        return {"undefined": found.undefined}
     sites = [site for site, _, _ in found.components]
     counts = {
         site: {
             "components": sites.count(site),
-            "needed": sum(bool(n) for s, n in zip(sites, needed, strict=True) if s == site),
+            **{
+                name: sum(bool(n) for s, n in zip(sites, values, strict=True) if s == site)
+                for name, values in (("needed", found.needed), ("detected", found.detected))
+            },
         }
         for site in dict.fromkeys(sites)
     }

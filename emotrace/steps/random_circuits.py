@@ -28,10 +28,16 @@ class Controls:
     def __init__(self, model: Model, circuit: EmotionCircuit, differences: Differences) -> None:
         self.model, self.circuit, self.differences = model, circuit, differences
 
-    def matched(self, seed: int) -> EmotionCircuit:
-        """As many random components in every sublayer, drawn outside the emotion's circuit."""
+    def matched(self, seed: int, *, outside: bool = True) -> EmotionCircuit:
+        """As many random components in every sublayer.
+
+        Drawn outside the emotion's circuit; or, with ``outside=False``, from all of the sublayer, so that a circuit
+        which is itself drawn at random is exchangeable with the draws, as a permutation test assumes.
+        """
         generator = torch.Generator().manual_seed(seed)
-        chosen = {e: {site: self._matched(site, e, generator) for site in SITES} for e in self.circuit.emotions}
+        chosen = {
+            e: {site: self._matched(site, e, generator, outside) for site in SITES} for e in self.circuit.emotions
+        }
         return self._circuit(chosen, "matched")
 
     def anywhere(self, seed: int) -> EmotionCircuit:
@@ -93,9 +99,9 @@ class Controls:
             for e in self.circuit.emotions
         )
 
-    def _matched(self, site: str, emotion: str, generator: torch.Generator) -> list[Component]:
+    def _matched(self, site: str, emotion: str, generator: torch.Generator, outside: bool) -> list[Component]:
         width = self.model.sizes.shape(site)[0]
-        taken = set(self.circuit.components(site, emotion))
+        taken = set(self.circuit.components(site, emotion)) if outside else set()
         picked: list[Component] = []
         for layer, count in enumerate(self.circuit.counts(site, emotion, self.model.sizes.layers)):
             free = [(layer, index) for index in range(width) if (layer, index) not in taken]

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from emotrace.formulas.faithfulness import faithfulness
 from emotrace.models.load import as_model
 from emotrace.steps.circuit import EmotionCircuit
 from emotrace.steps.quality import Bench, parts
 from emotrace.trace.batches import pad_left
 from emotrace.trace.inputs import check_prompts
-from emotrace.trace.outside import Kept
+from emotrace.trace.kept import Kept
 from emotrace.trace.plan import Plan
 from emotrace.trace.projections import plan_readings
 
@@ -37,10 +39,13 @@ def removed_readings(bench: Bench, circuit: EmotionCircuit) -> torch.Tensor:
 
     Returns:
         float64 ``[E, E]``: rows are the circuit ablated, columns the emotion of the prompts; 1 means that the reading
-        falls as far as with everything ablated.
+        falls as far as with everything ablated, NaN that faithfulness is undefined for the emotion.
     """
     emotions = bench.emotions
     variants = {e: [[Kept(parts(circuit, e), outside=True)] * len(emotions)] for e in emotions}
     m = bench.read(variants, "specificity")
-    whole = (m["full"] - m["empty"]).mean(0)
-    return torch.tensor([((m["full"] - m[e]).mean(0) / whole).tolist() for e in emotions], dtype=torch.float64)
+    kept = [
+        faithfulness(np.stack([m[name][:, e] for name in emotions]), m["empty"][:, e], m["full"][:, e], seed=0).values
+        for e in range(len(emotions))
+    ]
+    return torch.from_numpy(1 - np.stack(kept, 1))

@@ -81,7 +81,8 @@ def over_scenarios(
 ) -> list[Scores]:
     """Scores from Poisson bootstrap draws of scenarios, accumulated in one pass (:func:`emotrace.capture_resampled`).
 
-    Where a norm follows a sublayer each draw takes one more pass, over the prompts it holds.
+    Where a norm follows a sublayer each draw takes one more pass, over the prompts it holds. A draw that happens to hold
+    no scenario is left out; of few scenarios many do, and fewer than two draws left raise ``DataError``.
     """
     wrapped = as_model(model)
     _, *drawn = capture_resampled(
@@ -98,8 +99,14 @@ def over_scenarios(
     times = {name: poisson_draws(name, draws, seed).tolist() for name in set(clusters)} if again else {}
     found = []
     for draw, statistics in enumerate(drawn):
+        if not bool(statistics.count.any()):
+            continue
         held = [s for s, name in zip(samples, clusters, strict=True) for _ in range(times[name][draw])] if again else []
         found.append(rescored(wrapped, statistics, samples=held, batch_tokens=batch_tokens))
+    if len(found) < 2:
+        raise DataError(
+            f"{len(found)} of {draws} draws of {len(set(clusters))} scenarios hold any: resampling needs more scenarios"
+        )
     return found
 
 

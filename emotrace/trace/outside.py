@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import nnsight
@@ -12,6 +11,7 @@ import torch
 from emotrace.errors import DataError
 from emotrace.ledger import Ledger, Record
 from emotrace.trace.batches import DEFAULT_BATCH_TOKENS, pad_left
+from emotrace.trace.kept import Variant, chosen, masks, widened
 from emotrace.trace.prefixes import continued, cut_anywhere, split, twin
 from emotrace.trace.requests import Batches, mapped
 from emotrace.trace.sites import place, value
@@ -19,38 +19,11 @@ from emotrace.trace.tokens import agreement
 
 if TYPE_CHECKING:
     from emotrace.models.traced import Model
-    from emotrace.trace.plan import Component
 
 ABLATIONS = ("zero", "mean", "resample")
 PLACES = ("all", "last")
 VARIANTS_AT_ONCE = 32
-"""Variants of one request."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Components that are left as they are; everything else is ablated.
-
-    Attributes:
-        components: (layer, index) pairs by site; a site that is not named keeps none.
-        outside: the other way round: the components named are ablated, everything else is left.
-    """
-
-    components: Mapping[str, Sequence[Component]]
-    outside: bool = False
-
-    def mask(self, site: str, layers: int, count: int) -> torch.Tensor:
-        """bool ``[L, K]``, true where a component of ``site`` is left as it is."""
-        found = torch.full((layers, count), self.outside)
-        for layer, index in self.components.get(site, ()):
-            found[layer, index] = not self.outside
-        return found
-
-
-Variant = Sequence[Sequence[Kept]]
-"""Draws, each with what is kept for the prompt of every emotion; groups take the draws in turn."""
-
-NOTHING, EVERYTHING = Kept({}), Kept({}, outside=True)
+"""Variants of one request, at most."""
 
 
 def kept_readings(
@@ -100,17 +73,21 @@ def kept_readings(
         raise DataError(f"{ablation} ablation takes values from the group's other prompts, and there is only one")
     if tokens == "last" and min(len(ids) for prompts in groups for ids in prompts) < 2:
         raise DataError("a prompt of one token has nothing before its last token; give prompts of two tokens or more")
-    blocks = [range(at, min(at + VARIANTS_AT_ONCE, len(variants))) for at in range(0, len(variants), VARIANTS_AT_ONCE)]
-    lengths = [emotions * max(len(ids) for ids in prompts) for prompts in groups]
+    at_once = VARIANTS_AT_ONCE
+    if model.request_tokens and tokens == "all":  # every variant reads the whole batch again
+        at_once = max(1, min(at_once, model.request_tokens // batch_tokens))
+    passes = at_once if tokens == "all" else 1
+    blocks = [range(at, min(at + at_once, len(variants))) for at in range(0, len(variants), at_once)]
+    lengths = [passes * emotions * max(len(ids) for ids in prompts) for prompts in groups]
     found = torch.zeros(len(variants), len(groups), emotions, len(reference), dtype=torch.float64)
     for block in blocks:
-        chosen = [variants[at] for at in block]
+        part_of = [variants[at] for at in block]
 
-        def work(batches: Batches, chosen: Sequence[Variant] = chosen) -> list[Record]:
-            return _readings(model, groups, chosen, batches, ablation, reference, tokens)
+        def work(batches: Batches, some: Sequence[Variant] = part_of) -> list[Record]:
+            return _readings(model, groups, some, batches, ablation, reference, tokens)
 
         part = f"{name}_{ablation}_{tokens}_{block.start}"
-        for record in mapped(model, part, lengths, batch_tokens, work, ledger):
+        for record in mapped(model, part, lengths, passes * batch_tokens, work, ledger):
             values = torch.tensor(record["readings"], dtype=torch.float64)
             found[block.start : block.stop, record["group"]] = values
     return found
@@ -133,13 +110,14 @@ def _readings(
     for rows in batches:
         prompts = [ids for row in rows for ids in groups[row]]
         donors = [] if ablation == "zero" else _donors([groups[row] for row in rows], rows, ablation, tokens)
-        masks = [_masks(model, variant, rows, emotions) for variant in variants]
+        kept = [chosen(model, variant, rows, emotions) for variant in variants]
         before, ids, given, width = _passes(model, prompts, behind, len(variants) + bool(donors))
-        inputs.append((before, ids, given, width if tokens == "all" else 1, donors, masks))
+        inputs.append((before, ids, given, width if tokens == "all" else 1, donors, kept))
+    counts = [model.sizes.shape(site)[0] for site in model.sites]
     final_norm = model.final_norm
     with model.lock, model.session():
         found = []
-        for before, ids, given, width, donors, masks in inputs:
+        for before, ids, given, width, donors, kept in inputs:
             cache = None
             if before is not None:
                 head, pick, earlier, options = before
@@ -154,7 +132,8 @@ def _readings(
                         for where in places:
                             sources.append(donated(value(where)[:, -width:], donors))
             readings = []
-            for mask in masks:
+            for which in kept:
+                mask = masks(which, layers, counts)
                 with model.trace(ids, **going_on(given, cache), logits_to_keep=1):
                     with torch.no_grad():
                         for at, where in enumerate(places):
@@ -201,23 +180,6 @@ def donated(values: torch.Tensor, donors: Sequence[tuple[torch.Tensor, torch.Ten
     for rows, columns in donors:
         total = total + values[rows.to(values.device)[:, None], columns.to(values.device)]
     return total / len(donors)
-
-
-def widened(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A mask over components, bool ``[B, K]``, for ``values [B, T, K * w]``: ``[B, 1, K * w]``."""
-    return mask.to(values.device).repeat_interleave(values.shape[-1] // mask.shape[-1], -1)[:, None]
-
-
-def _masks(model: Model, variant: Variant, rows: Sequence[int], emotions: int) -> list[torch.Tensor]:
-    """What each prompt keeps, layer by layer and site by site in order of execution: bool ``[B, K]``."""
-    kept = [variant[row % len(variant)][e] for row in rows for e in range(emotions)]
-    made: dict[int, dict[str, torch.Tensor]] = {}
-    for part in kept:
-        if id(part) not in made:
-            sizes = {site: model.sizes.shape(site)[0] for site in model.sites}
-            made[id(part)] = {site: part.mask(site, model.sizes.layers, count) for site, count in sizes.items()}
-    stacked = {site: torch.stack([made[id(part)][site] for part in kept], 1) for site in model.sites}
-    return [stacked[site][layer] for layer in range(model.sizes.layers) for site in model.sites]
 
 
 def _donors(

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate
 
 from emotrace.errors import DataError
-from emotrace.formulas.faithfulness import AREAS, areas, faithfulness
+from emotrace.formulas.faithfulness import AREAS, areas, faithfulness, widened_level
 
 SHARES = np.array([0.0, 0.01, 0.05, 0.2, 0.5, 1.0])
 
@@ -41,10 +41,26 @@ def test_intervals_are_a_paired_bootstrap_over_scenarios():
         f = (means - means[0]) / (means[-1] - means[0])
         ratios.append(f)
         totals.append(integrate.trapezoid(f, SHARES))
-    low, high = np.percentile(ratios, [2.5, 97.5], axis=0)
+    tail = 50 * (1 - widened_level(m.shape[1]))
+    low, high = np.percentile(ratios, [tail, 100 - tail], axis=0)
     assert found.low == pytest.approx(low, abs=0.01)
     assert found.high == pytest.approx(high, abs=0.01)
-    assert found.areas["cpr"][1:] == pytest.approx(np.percentile(totals, [2.5, 97.5]), abs=0.01)
+    assert found.areas["cpr"][1:] == pytest.approx(np.percentile(totals, [tail, 100 - tail]), abs=0.01)
+
+
+def test_few_scenarios_are_covered_too():
+    """Plain percentiles of ten resampled values cover 90 to 91 %; a mean is a ratio over one."""
+    rng = np.random.default_rng(3)
+    covered, plain = [], []
+    for trial in range(400):
+        values = rng.normal(1, 0.5, 10)
+        found = faithfulness(values[None], np.zeros(10), np.ones(10), seed=trial, draws=999)
+        covered.append(found.low[0] <= 1 <= found.high[0])
+        means = rng.choice(values, (999, 10)).mean(1)
+        plain.append(np.percentile(means, 2.5) <= 1 <= np.percentile(means, 97.5))
+    assert 0.92 <= np.mean(covered) <= 0.98
+    assert np.mean(plain) < np.mean(covered)
+    assert widened_level(60) == pytest.approx(0.957, abs=0.001)
 
 
 def test_areas_in_closed_form_and_against_scipy():

@@ -138,3 +138,11 @@ def test_paired_shares_at_the_edge_keep_a_width():
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(DataError, match=message):
         call()
+
+
+def test_clusters_of_one_share_do_not_give_an_interval_of_no_width():
+    """Each of ten scenarios has one success among six: resampling scenarios cannot move that."""
+    successes = [reply == 0 for _ in range(10) for reply in range(6)]
+    found = proportion_interval(successes, [scene for scene in range(10) for _ in range(6)], seed=0)
+    assert found.method == "wilson"
+    assert found.low < 1 / 6 < found.high

@@ -9,8 +9,9 @@ import emotrace as et
 from emotrace.steps.components import METHODS
 from emotrace.trace.batches import pad_left
 from emotrace.trace.capture import state_coordinates
+from emotrace.trace.kept import NOTHING, Kept
 from emotrace.trace.likelihood import reply_nll
-from emotrace.trace.outside import ABLATIONS, NOTHING, PLACES, Kept, kept_readings
+from emotrace.trace.outside import ABLATIONS, PLACES, kept_readings
 from emotrace.trace.projections import projections
 from tests.tiny import random_prompts
 

@@ -56,19 +56,24 @@ def quality(emotions: tuple[str, ...]) -> dict[str, Any]:
             "last": {"faithfulness": last} | _tests(against(0.126, 0.009, 0.025), against(0.302, 0.959, 0.025)),
         },
         "minimality": {
-            e: {
-                "heads": {"components": 4, "needed": 1},
-                "neurons": {"components": 76, "needed": 40},
-                "largest": [single, single | {"site": "neurons", "layer": 6, "index": 116, "drop": 0.1}],
-            }
-            for e in emotions
+            "zero": {e: {"undefined": "the whole model's measure is 0.1 above"} for e in emotions},
+            "mean": {
+                e: {
+                    "heads": {"components": 4, "needed": 1, "detected": 2},
+                    "neurons": {"components": 76, "needed": 4, "detected": 40},
+                    "largest": [single, single | {"site": "neurons", "layer": 6, "index": 116, "drop": 0.1}],
+                }
+                for e in emotions
+            },
         },
         "best_heads": {e: [single, single | {"layer": 7, "drop": 0.0, "p": 0.9}] for e in emotions},
         "specificity": {
             "driven": [[5.0 if i == j else -1.0 for j in range(len(emotions))] for i in range(len(emotions))],
-            "removed": [[0.8 if i == j else 0.7 for j in range(len(emotions))] for i in range(len(emotions))],
+            "removed": [
+                [None if j == 5 else 0.8 if i == j else 0.7 for j in range(len(emotions))] for i in range(len(emotions))
+            ],
         },
-        "judged": {"named": judged, "implied": {"nothing ablated": judged["nothing ablated"]}},
+        "judged": {"replies": {"named": judged, "implied": {"nothing ablated": judged["nothing ablated"]}}},
     }
 
 
@@ -78,11 +83,14 @@ def _tests(sufficiency: dict[str, Any], necessity: dict[str, Any]) -> dict[str, 
         "sufficiency": sufficiency,
         "necessity": necessity,
         "completeness": {
-            "sets": ["all heads", "half 1"],
-            "circuit": [-0.08, 0.04],
-            "model": [0.29, 0.56],
-            "mean_gap": 0.45,
-            "largest_gap": 0.52,
+            "zero": {"undefined": "the whole model's measure is 0.1 above"},
+            "mean": {
+                "sets": ["all heads", "half 1"],
+                "circuit": [-0.08, 0.04],
+                "model": [0.29, 0.56],
+                "mean_gap": 0.45,
+                "largest_gap": 0.52,
+            },
         },
         "wordings": {
             "named": dict.fromkeys(("alone", "alone_random", "removed", "removed_random"), cell),

@@ -46,7 +46,9 @@ def test_quality_tells_each_number_and_what_is_undefined(run_folder: Path, draw,
     assert "all but the circuit, at the last prompt token | 0.302 [0.29, 0.31] | 0.959 | 0.91 to 0.98" in text
     assert "zero, at every token | the whole model's measure is 0.1 above" in text
     assert "half 1 | 0.040 | 0.560 | 0.520" in text
-    assert "anger | 1 of 4 | 40 of 76 | head 4.7 (0.65), neuron 6.116 (0.10)" in text
+    assert "anger | 1 (2) of 4 | 4 (40) of 76 | head 4.7 (0.65), neuron 6.116 (0.10)" in text
+    assert "anger | 0.13 | 0.01 | p = 0.025 | 0.30 | 0.96 | p = 0.025" in text
+    assert "zero ablation, at the last prompt token: undefined, the whole model's measure" in text
     assert "anger | 1 | 4.7 (0.65, p = 0.0003)" in text
     assert "circuit removed | 37.5 % [20.0, 60.0] | –" in text
     captions = {name: caption.replace("\u00a0", " ") for _, name, _, caption in drawn}
@@ -80,6 +82,7 @@ def test_first_screen_says_what_the_circuit_is_worth_and_targets_are_held_to_it(
     last["necessity"]["p"] = 0.3
     last["sufficiency"] = {"undefined": "too close"}
     path.write_text(json.dumps(summary))
+    assert not any("so it is needed" in s for s in findings(load_run(run_folder)))
     changed = load_run(run_folder)
     mine = [claim for claim in claims(changed) if "random components (p" in claim.claim]
     assert [(claim.met, claim.measured) for claim in mine] == [

@@ -22,7 +22,6 @@ QUALITY = {
     "ablations": ("mean",),
     "shares": (0.05,),
     "draws": 4,
-    "curve_draws": 1,
     "subsets": 1,
     "heads": 3,
     "judged_scenarios": 2,
@@ -55,7 +54,7 @@ def test_quality_says_that_the_circuit_is_needed(folder: Path) -> None:
         assert named["alone"]["faithfulness"] == pytest.approx(part["sufficiency"]["circuit"])
     driven = found["specificity"]["driven"]
     assert all(row[e] == max(row) for e, row in enumerate(driven))
-    judged = found["judged"]["named"]
+    judged = found["judged"]["replies"]["named"]
     assert judged["nothing ablated"]["accuracy"] == 1
     assert judged["random removed"]["accuracy"] > judged["circuit removed"]["accuracy"]
     assert judged["nothing ablated"]["n"] == 12

@@ -51,7 +51,6 @@ def test_the_whole_run_and_its_report(family: str, tmp_path: Path, sev_file: Pat
         "quality.scenarios": 2,
         "quality.shares": (0.2,),
         "quality.draws": 2,
-        "quality.curve_draws": 1,
         "quality.subsets": 1,
         "quality.heads": 2,
         "quality.judged_scenarios": 1,

@@ -10,10 +10,18 @@ from emotrace.steps.circuit import EmotionCircuit
 from emotrace.steps.components import Scores
 from emotrace.steps.necessity import against_random, best_heads, completeness, in_words, minimality
 from emotrace.steps.quality import Bench, best_at, faithfulness_curve, kept_by, random_at
-from emotrace.steps.quality_records import against_record, curve_record, needed_record, singles_records, values_record
+from emotrace.steps.quality_records import (
+    against_record,
+    completeness_record,
+    curve_record,
+    needed_record,
+    singles_records,
+    values_record,
+)
 from emotrace.steps.specificity import driven_readings, removed_readings
 from emotrace.trace.edits import add
-from emotrace.trace.outside import EVERYTHING, NOTHING, Kept, kept_readings
+from emotrace.trace.kept import EVERYTHING, NOTHING, Kept
+from emotrace.trace.outside import kept_readings
 from emotrace.trace.plan import Plan
 from tests.tiny import close, tiny_model
 
@@ -99,7 +107,7 @@ def test_best_and_random_sets_have_the_share_asked_for(model, scores):
 
 
 def test_curve_runs_from_nothing_to_everything(bench, scores):
-    curve = faithfulness_curve(bench, circuit(), scores, shares=(0.1, 0.5, 2.0), draws=2)
+    curve = faithfulness_curve(bench, circuit(), scores, shares=(0.1, 0.5, 2.0))
     assert curve.shares == (0.0, 0.1, 0.5, 1.0)
     assert curve.best.values[[0, -1]] == pytest.approx([0, 1])
     assert curve.random.values[[0, -1]] == pytest.approx([0, 1])
@@ -148,8 +156,8 @@ def test_completeness_takes_the_same_components_from_both(bench):
     assert found.gaps == pytest.approx(np.abs(found.circuit - found.model))
 
 
-def test_minimality_removes_one_component_at_a_time(bench):
-    found = minimality(bench, circuit())
+def test_minimality_removes_one_component_at_a_time(bench, scores):
+    found = minimality(bench, circuit(), scores)
     assert found["joy"].components == (
         *(("heads", *c) for c in HEADS["joy"]),
         *(("neurons", *c) for c in NEURONS["joy"]),
@@ -162,17 +170,35 @@ def test_minimality_removes_one_component_at_a_time(bench):
     record = needed_record(found["joy"])
     assert record["heads"]["components"] == 2
     assert record["largest"][0]["drop"] == max(found["joy"].drops)
+    few = minimality(bench, circuit(), scores, tested=3)["joy"]
+    best = max(NEURONS["joy"], key=lambda c: float(scores.neurons[0][c]))
+    assert {c for c in few.components if c[0] == "heads"} == {("heads", *c) for c in HEADS["joy"]}
+    assert few.components[2] == ("neurons", *best)
+
+
+def test_nothing_is_said_of_an_emotion_whose_reading_does_not_stand_out(bench, model, scores):
+    noise = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    noise[0] = 0  # the reading is zero whatever is ablated
+    flat = Bench(model, EMOTIONS, bench.prompts[:4], noise, "mean", "last")
+    spared = minimality(flat, circuit(), scores)["joy"]
+    assert "standard errors" in spared.undefined
+    assert needed_record(spared) == {"undefined": spared.undefined}
+    assert singles_records(spared) == []
+    assert removed_readings(flat, circuit())[:, 0].isnan().all()
+    nowhere = Bench(model, EMOTIONS, bench.prompts[:4], torch.zeros(2, 32, dtype=torch.float64), "mean", "last")
+    assert "undefined" in completeness_record(completeness(nowhere, circuit(), subsets=1))
 
 
 def test_needed_components_fall_and_are_unlikely_by_chance():
     singles = necessity.Singles(
         (("heads", 0, 0), ("heads", 0, 1), ("neurons", 0, 2)),
-        np.array([0.4, -0.4, 0.1]),
+        np.array([0.4, 0.002, 0.1]),
         np.array([0.01, 0.01, 0.2]),
         "benjamini-hochberg",
     )
     assert singles.needed.tolist() == [True, False, False]
-    assert needed_record(singles)["heads"] == {"components": 2, "needed": 1}
+    assert singles.detected.tolist() == [True, True, False]
+    assert needed_record(singles)["heads"] == {"components": 2, "needed": 1, "detected": 2}
     assert singles_records(singles)[2] == {"site": "neurons", "layer": 0, "index": 2, "drop": 0.1, "p": 0.2}
 
 
@@ -181,6 +207,8 @@ def test_heads_are_removed_from_the_whole_model(bench):
     gone = Kept({"heads": [(1, 1)]}, outside=True)
     assert found["joy"].drops[1] == pytest.approx(1 - f(bench, gone, "joy"))
     assert found["joy"].adjusted == "max-statistic"
+    with pytest.raises(CircuitError, match="at least one candidate"):
+        best_heads(bench, {e: [] for e in EMOTIONS})
 
 
 def test_other_words_are_read_like_the_named_ones(bench):

@@ -7,7 +7,8 @@ import torch
 
 from emotrace.errors import DataError
 from emotrace.trace import outside
-from emotrace.trace.outside import EVERYTHING, NOTHING, Kept, aligned, kept_readings
+from emotrace.trace.kept import EVERYTHING, NOTHING, Kept
+from emotrace.trace.outside import aligned, kept_readings
 from tests.conformance.hooks import layout_of, module_at
 from tests.tiny import FAMILIES, QUICK, close, hooked, tiny_model, torch_model
 

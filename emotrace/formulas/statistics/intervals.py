@@ -86,7 +86,9 @@ def proportion_interval(
     if not np.isin(np.asarray(successes, dtype=np.float64), (0.0, 1.0)).all():
         raise DataError("successes must be true or false (1 or 0) per reply; use cluster_bootstrap for other values")
     if min((sums > 0).sum(), (sums < counts).sum()) >= FEW:
-        return cluster_bootstrap(successes, clusters, draws=draws, seed=seed)
+        resampled = cluster_bootstrap(successes, clusters, draws=draws, seed=seed)
+        if resampled.low < resampled.high:  # every cluster of the same share resamples to a point
+            return resampled
     low, high = effective_wilson(sums, counts)
     return Interval(float(sums.sum() / counts.sum()), float(low), float(high), "wilson")
 

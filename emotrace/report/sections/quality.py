@@ -1,6 +1,7 @@
 """Sections about the evidence for the circuits: faithfulness, necessity, what they lack."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from emotrace.report import figures
@@ -10,6 +11,7 @@ from emotrace.report.sections.quality_tables import (
     PLACES,
     areas,
     best_heads,
+    by_emotion,
     completeness,
     judged,
     main_table,
@@ -46,13 +48,14 @@ def quality(run: RunFiles, draw: Drawer) -> tuple[Block, ...]:
         )
     blocks += [
         Fold("Areas under faithfulness (CPR) and from it to 1 (CMD)", tuple(areas(summary))),
+        Fold("Emotion by emotion", tuple(by_emotion(summary))),
         Fold("Completeness: the same components taken from circuit and model", tuple(completeness(summary))),
-        Fold("Minimality: which components the circuit needs", (minimality(summary["minimality"]),)),
+        Fold("Minimality: which components the circuit needs", tuple(minimality(summary["minimality"]))),
         Fold(f"Single heads removed from the whole model ({tested})", (best_heads(summary["best_heads"]),)),
         Fold("In other words", tuple(wordings(summary))),
     ]
     if summary.get("judged"):
-        blocks.append(judged(summary["judged"]))
+        blocks.append(judged(summary["judged"]["replies"]))
     return (*blocks, *_specificity(summary["specificity"], run.emotions, draw))
 
 
@@ -78,11 +81,11 @@ def _faithful(curves: Mapping[str, Any], tokens: str) -> str:
 
 
 def _specificity(found: Mapping[str, Any], emotions: Sequence[str], draw: Drawer) -> tuple[Block, ...]:
-    driven, removed = found["driven"], found["removed"]
+    driven = found["driven"]
+    removed = [[float("nan") if value is None else value for value in row] for row in found["removed"]]
     largest = sum(row[i] == max(row) for i, row in enumerate(driven))
-    own = sum(row[i] for i, row in enumerate(removed)) / len(removed)
-    others = [value for i, row in enumerate(removed) for j, value in enumerate(row) if i != j]
-    other = sum(others) / max(1, len(others))
+    known = [(i == j, value) for i, row in enumerate(removed) for j, value in enumerate(row) if value == value]
+    own, other = (fmean([v for same, v in known if same == mine] or [float("nan")]) for mine in (True, False))
     verdict = "so they are shared" if other > own / 2 else "so they are largely each emotion's own"
     return (
         draw(

@@ -61,43 +61,72 @@ def areas(summary: Mapping[str, Any]) -> list[Table]:
     return [Table("Areas over the share of components, best by score and random.", head, tuple(rows))]
 
 
-def completeness(summary: Mapping[str, Any]) -> list[Table]:
-    """Circuit and model without the same components, for each choice of tokens."""
+def by_emotion(summary: Mapping[str, Any]) -> list[Table]:
+    """Sufficiency and necessity of each emotion's circuit, which the means over emotions may hide."""
     tables = []
     for tokens, part in summary["tokens"].items():
-        found = part["completeness"]
-        rows = tuple(
-            (name, _number(f"{circuit:.3f}"), _number(f"{model:.3f}"), _number(f"{abs(circuit - model):.3f}"))
-            for name, circuit, model in zip(found["sets"], found["circuit"], found["model"], strict=True)
-        )
+        emotions = dict.fromkeys(e for key in ("sufficiency", "necessity") for e in part[key].get("by_emotion", {}))
+        rows: list[Row] = []
+        for emotion in emotions:
+            row: list[Cell | str] = [emotion]
+            for key in ("sufficiency", "necessity"):
+                found = part[key]["by_emotion"].get(emotion)
+                texts = ("undefined", "", "")
+                if found is not None:
+                    texts = (two_digits(found["circuit"]), two_digits(found["random_mean"]), p_value(found["p"]))
+                row += [_number(text) for text in texts]
+            rows.append(tuple(row))
+        head = ("emotion", "f alone", "random", "test", "f without", "random", "test")
+        tables.append(Table(f"Each emotion's circuit, {PLACES[tokens]} ({summary['tested']}).", head, tuple(rows)))
+    return tables
+
+
+def completeness(summary: Mapping[str, Any]) -> list[Table]:
+    """Circuit and model without the same components, for each choice of tokens and ablation."""
+    tables = []
+    for tokens, part in summary["tokens"].items():
+        for ablation, found in part["completeness"].items():
+            if "undefined" in found:
+                caption = f"{ablation} ablation, {PLACES[tokens]}: undefined, {found['undefined']}."
+                tables.append(Table(caption, ("taken away",), ()))
+                continue
+            rows: tuple[Row, ...] = tuple(
+                (name, _number(f"{circuit:.3f}"), _number(f"{model:.3f}"), _number(f"{abs(circuit - model):.3f}"))
+                for name, circuit, model in zip(found["sets"], found["circuit"], found["model"], strict=True)
+            )
+            caption = (
+                f"f without a set of the circuit's components, {ablation} ablation, {PLACES[tokens]}: a complete circuit "
+                f"fails as the model does (mean gap {found['mean_gap']:.2f}, largest {found['largest_gap']:.2f})."
+            )
+            tables.append(Table(caption, ("taken away", "f of the circuit", "f of the model", "gap"), rows))
+    return tables
+
+
+def minimality(found: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """How many components each emotion's circuit needs, for each ablation."""
+    tables = []
+    for ablation, by_name in found.items():
+        rows: list[Row] = []
+        for emotion, part in by_name.items():
+            if "undefined" in part:
+                rows.append((emotion, "", "", part["undefined"]))
+                continue
+            counts = [_needed(part[site]) if site in part else "" for site in ("heads", "neurons")]
+            largest = (f"{r['site'][:-1]} {r['layer']}.{r['index']} ({r['drop']:.2f})" for r in part["largest"][:4])
+            rows.append((emotion, *map(_number, counts), ", ".join(largest)))
         tables.append(
             Table(
-                f"f without a set of the circuit's components, {PLACES[tokens]}: a complete circuit fails as the model "
-                f"does (mean gap {found['mean_gap']:.2f}, largest {found['largest_gap']:.2f}).",
-                ("taken away", "f of the circuit", "f of the model", "gap"),
-                rows,
+                f"Components whose removal from the circuit lowers f by 0.01 or more, in brackets by any amount (sign "
+                f"flips of scenarios, Benjamini-Hochberg at 5 % over each emotion's components; {ablation} ablation).",
+                ("emotion", "heads needed", "neurons needed", "largest falls of f"),
+                tuple(rows),
             )
         )
     return tables
 
 
-def minimality(found: Mapping[str, Any]) -> Table:
-    """How many components each emotion's circuit needs."""
-    sites = [site for site in ("heads", "neurons") if all(site in part for part in found.values())]
-    rows: tuple[Row, ...] = tuple(
-        (
-            emotion,
-            *(_number(f"{part[site]['needed']} of {part[site]['components']}") for site in sites),
-            ", ".join(f"{r['site'][:-1]} {r['layer']}.{r['index']} ({r['drop']:.2f})" for r in part["largest"][:4]),
-        )
-        for emotion, part in found.items()
-    )
-    return Table(
-        "Components whose removal from the circuit lowers f (sign flips of scenarios, Benjamini-Hochberg at 5 % over "
-        "each emotion's components), and the largest falls.",
-        ("emotion", *(f"{site} needed" for site in sites), "largest falls of f"),
-        rows,
-    )
+def _needed(counts: Mapping[str, int]) -> str:
+    return f"{counts['needed']} ({counts['detected']}) of {counts['components']}"
 
 
 def best_heads(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
