@@ -183,5 +183,5 @@ def _judged(run: Run, circuit: EmotionCircuit, drawn: list[EmotionCircuit], scen
             }
     named = {which: part["accuracy"] for which, part in found["named"].items()}
     top, bottom = named["nothing ablated"], named["everything ablated"]
-    share = {which: (value - bottom) / (top - bottom) for which, value in named.items()} if top > bottom else None
-    return {"replies": found, "faithfulness": share}
+    rises = {which: (value - bottom) / (top - bottom) for which, value in named.items()} if top > bottom else None
+    return {"replies": found, "faithfulness": rises}

@@ -81,8 +81,8 @@ def over_scenarios(
 ) -> list[Scores]:
     """Scores from Poisson bootstrap draws of scenarios, accumulated in one pass (:func:`emotrace.capture_resampled`).
 
-    Where a norm follows a sublayer each draw takes one more pass, over the prompts it holds. A draw that happens to hold
-    no scenario is left out; of few scenarios many do, and fewer than two draws left raise ``DataError``.
+    Where a norm follows a sublayer each draw takes one more pass, over the prompts it holds. A draw that happens to
+    hold no scenario is left out; of few scenarios many do, and fewer than two draws left raise ``DataError``.
     """
     wrapped = as_model(model)
     _, *drawn = capture_resampled(
