@@ -96,7 +96,7 @@ def completeness(summary: Mapping[str, Any]) -> list[Table]:
             )
             caption = (
                 f"f without a set of the circuit's components, {ablation} ablation, {PLACES[tokens]}: a complete "
-                f"circuit fails as the model does (mean gap {found['mean_gap']:.2f}, largest {found['largest_gap']:.2f})."
+                f"circuit fails as the model does (gap {found['mean_gap']:.2f}, largest {found['largest_gap']:.2f})."
             )
             tables.append(Table(caption, ("taken away", "f of the circuit", "f of the model", "gap"), rows))
     return tables
