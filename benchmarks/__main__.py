@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("discovery", "overhead", "generation", "growth", "coverage", "recovery", "gpu")
+NAMES = ("discovery", "overhead", "generation", "growth", "coverage", "recovery", "seeds", "gpu")
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(metavar=f"[{'|'.join(NAMES)}]...")] = None) -> None:

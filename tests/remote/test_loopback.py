@@ -8,8 +8,10 @@ from tests.remote.functions import PROMPTS, SAMPLES, flat, functions
 from tests.remote.loopback import hosted_here
 from tests.tiny import QUICK, close, tiny_model
 
+FEW = ("llama", "mixtral")
 
-@pytest.mark.parametrize("family", QUICK)
+
+@pytest.mark.parametrize("family", [f if f in FEW else pytest.param(f, marks=pytest.mark.slow) for f in QUICK])
 def test_every_function_gives_the_same(family):
     model = tiny_model(family)
     hosted = hosted_here(model, request_tokens=60)

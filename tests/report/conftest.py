@@ -208,6 +208,7 @@ def control(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, An
             "alpha": {"estimate": 0.912, "ci": [0.88, 0.94], "method": "bootstrap"},
             "kappa": {"bundled, structure": {"estimate": 0.875, "ci": [0.8, 0.9], "method": "bootstrap"}},
             "same": {"bundled, structure": 0.931},
+            "compared": {"bundled, structure": 3100},
             "abstained": {"bundled": 0.01, "structure": 0.02},
             "n": 3240,
             "scenarios": 60,

@@ -229,8 +229,8 @@ def test_leaks_wrong_ways_and_agreement_are_in_tables(folder):
     assert rows["circuit"] == [share, "[0.0, 100.0]", "anger as fear (25 %)", "5.0 %", "[2.0, 9.0]", "50.0 %"]
     assert rows["unsteered"][3:] == ["–", "–", "–"]
     assert texts(agreement) == [
-        ["all judges", "Krippendorff's alpha", "0.912", "[0.880, 0.940]", "–"],
-        ["bundled, structure", "Cohen's kappa", "0.875", "[0.800, 0.900]", "93.1 %"],
+        ["all judges", "Krippendorff's alpha", "0.912", "[0.880, 0.940]", "–", "3,240"],
+        ["bundled, structure", "Cohen's kappa", "0.875", "[0.800, 0.900]", "93.1 %", "3,100"],
     ]
     assert "3,240 replies of 60 scenarios" in agreement.caption
     assert by_arm.head == ("arm", "structure", "bundled", "alpha", "95 % interval")
@@ -240,5 +240,5 @@ def test_leaks_wrong_ways_and_agreement_are_in_tables(folder):
 def test_judges_that_were_not_compared_are_not_called_missing(folder):
     run = changed(folder, "control", lambda part: part.update(agreement=None))
     assert [text.text for text in built(taken_for.confusion, run)["texts"]] == [
-        "Judges were not compared in this run (agreement_scenarios=0)."
+        "Judges were not compared in this run: only one of them could judge these replies."
     ]

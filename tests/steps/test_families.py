@@ -32,9 +32,10 @@ def model_that_replies(family):
     return et.load(hf, tokenizer=AutoTokenizer.from_pretrained(BUNDLED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
-    ["mixtral", pytest.param("gemma2", marks=pytest.mark.slow), pytest.param("gpt_neox", marks=pytest.mark.slow)],
+    ["mixtral", "gemma2", "gpt_neox"],
 )
 def test_the_whole_run_and_its_report(family: str, tmp_path: Path, sev_file: Path) -> None:
     inputs = Inputs(model_that_replies(family), sev_file, custom_judge=Agreeable())

@@ -113,17 +113,31 @@ def _agreement(run: RunFiles, control: Mapping[str, Any]) -> tuple[Block, ...]:
         return (absent(run, "control", "how far judges agree on the replies"),)
     found: Mapping[str, Any] | None = control["agreement"]
     if found is None:
-        return (Text("Judges were not compared in this run (agreement_scenarios=0)."),)
-    rows: list[Row] = [("all judges", "Krippendorff's alpha", *_estimate(found["alpha"]), _number(None))]
+        return (Text("Judges were not compared in this run: only one of them could judge these replies."),)
+    rows: list[Row] = [
+        (
+            "all judges",
+            "Krippendorff's alpha",
+            *_estimate(found["alpha"]),
+            _number(None),
+            Cell(f"{found['n']:,}", "number"),
+        )
+    ]
     rows += [
-        (pair, "Cohen's kappa", *_estimate(kappa), _number(found["same"][pair]))
+        (
+            pair,
+            "Cohen's kappa",
+            *_estimate(kappa),
+            _number(found["same"][pair]),
+            Cell(f"{found['compared'][pair]:,}", "number"),
+        )
         for pair, kappa in found["kappa"].items()
     ]
     abstained = listed([f"{name} {percent(share)}" for name, share in found["abstained"].items()])
     whole = Table(
         f"Agreement of judges on {found['n']:,} replies of {found['scenarios']:,} scenarios; 1 is perfect, 0 chance. "
         f"Abstentions do not count ({abstained}); a dash: all labels are the same.",
-        ("judges", "measure", "agreement", "95 % interval", "same label"),
+        ("judges", "measure", "agreement", "95 % interval", "same label", "replies"),
         tuple(rows),
     )
     by_arm: tuple[Row, ...] = tuple(
