@@ -106,7 +106,10 @@ def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
     assert mine["norms"]["mlp"] == [pytest.approx(row, rel=100 * tolerance) for row in theirs["norms"]["mlp"]]
     assert mine["alignment"]["mlp"] == [pytest.approx(row, abs=100 * tolerance) for row in theirs["alignment"]["mlp"]]
     assert mine["sigma"]["attn"] == pytest.approx(theirs["sigma"]["attn"], rel=tolerance)
-    near = dict.fromkeys(("norms", "cosines", "sigma", "alignment", "similarity"), 0)
+    if mine["affect"]:
+        assert mine["affect"]["disparity"] == pytest.approx(theirs["affect"]["disparity"], rel=100 * tolerance)
+        assert mine["affect"]["p"] == theirs["affect"]["p"]
+    near = dict.fromkeys(("norms", "cosines", "sigma", "alignment", "similarity", "affect"), 0)
     assert mine | near == theirs | near
 
 
