@@ -83,6 +83,7 @@ def test_candidates_do_not_look_at_the_truth(trial, monkeypatch):
 PRECISION = "Precision at the true size, heads: mean ± standard deviation (lowest seed)"
 
 
+@pytest.mark.slow
 def test_tables(results, monkeypatch):
     monkeypatch.setattr(recovery, "DRIVEN", ("analytic",))
     text = main(seeds=1, cases=[Case("leak 0")])

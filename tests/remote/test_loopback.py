@@ -8,7 +8,7 @@ from tests.remote.functions import PROMPTS, SAMPLES, flat, functions
 from tests.remote.loopback import hosted_here
 from tests.tiny import QUICK, close, tiny_model
 
-FEW = ("llama", "mixtral")
+FEW = ("llama",)
 
 
 @pytest.mark.parametrize("family", [f if f in FEW else pytest.param(f, marks=pytest.mark.slow) for f in QUICK])

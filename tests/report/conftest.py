@@ -384,16 +384,16 @@ def make_run_folder(folder: Path) -> Path:
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / "stages" / stage / "replies.jsonl").write_text(lines, encoding="utf-8")
     centres = rng.normal(0, 1, (6, 16))
-    index = np.arange(120) % 6
+    index = np.arange(60) % 6
     depth = np.linspace(0.2, 4.0, LAYERS)
-    states = rng.normal(0, 1, (120, LAYERS, 16)) + depth[None, :, None] * centres[index][:, None]
+    states = rng.normal(0, 1, (60, LAYERS, 16)) + depth[None, :, None] * centres[index][:, None]
     both = np.stack([np.zeros_like(states), states], 2)
     kept = States(
         tuple(EMOTIONS),
         tuple(range(LAYERS)),
         torch.tensor(both, dtype=torch.float32),
         torch.tensor(index),
-        tuple(f"scenario-{row // 6}" for row in range(120)),
+        tuple(f"scenario-{row // 6}" for row in range(60)),
     )
     kept.save(folder / "stages" / "directions" / "states.safetensors")
     return folder

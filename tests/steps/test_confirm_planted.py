@@ -10,7 +10,7 @@ SIZES = {"vocab_size": 600, "hidden_size": 128, "intermediate_size": 128, "num_h
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 16}
 
 
-@pytest.mark.parametrize("config", [LlamaConfig, Qwen3Config])
+@pytest.mark.parametrize("config", [LlamaConfig, pytest.param(Qwen3Config, marks=pytest.mark.slow)])
 def test_planted_components_are_told_apart(config):
     decoys = {"inert": 1, "cancelling": 1, "backup": 1}
     planted = build(config(**SIZES, **HEADS), heads=2, neurons=3, decoys=decoys)
