@@ -223,17 +223,12 @@ def halves(circuit: EmotionCircuit, count: int, seed: int) -> Iterator[dict[str,
 
 def less(circuit: EmotionCircuit, removed: Mapping[str, Parts]) -> Variant:
     """The circuit without some of its components."""
-    return [
-        [
-            Kept(
-                {
-                    site: [c for c in held if c not in set(removed[e].get(site, ()))]
-                    for site, held in parts(circuit, e).items()
-                }
-            )
-            for e in circuit.emotions
-        ]
-    ]
+    kept = []
+    for emotion in circuit.emotions:
+        gone = {site: set(components) for site, components in removed[emotion].items()}
+        held = parts(circuit, emotion)
+        kept.append(Kept({site: [c for c in held[site] if c not in gone.get(site, ())] for site in held}))
+    return [kept]
 
 
 def without(emotions: Sequence[str], removed: Mapping[str, Parts]) -> Variant:
